@@ -7,7 +7,7 @@ At slot k, given the slots above,
 both over what has not been drawn yet. Nothing is rejected and nothing is taken back, so the
 joint probability of a slate is the product of its p_k. All floats are float64.
 
-Drawing, looking up and listing probabilities all go through one kernel, ``_open_slot``, and sum
+Drawing, looking up and listing probabilities all go through one kernel, ``_explore``, and sum
 in the same order: they agree bit for bit, or the recorded propensity would be a second opinion.
 
 Every njit function that these kernels call is in this file. Numba's on-disk cache does not
@@ -97,8 +97,9 @@ def draw_slate(
     scores, state = _candidates(scores, state, shortlist)
     if n_slots < 0:
         raise ValueError(f"n_slots {n_slots} is negative")
+    floor = _owned(floor, np.float64)
     chosen, propensity, exploratory, status = _draw(
-        scores, state, n_slots, *explorer, shortlist, _owned(floor, np.float64), np.uint64(seed)
+        scores, state, n_slots, explorer.kind, explorer.a, shortlist, floor, np.uint64(seed)
     )
     _raise_for(status, floor, len(chosen))
     return Slate(chosen, propensity, exploratory)
@@ -117,9 +118,8 @@ def slate_propensity(
     :raises ValueError: as :func:`draw_slate`, or an index outside the candidates
     """
     scores, state = _candidates(scores, state, shortlist)
-    propensity, status = _look_up(
-        scores, state, _owned(chosen, np.int32), *explorer, shortlist, _owned(floor, np.float64)
-    )
+    chosen, floor = _owned(chosen, np.int32), _owned(floor, np.float64)
+    propensity, status = _look_up(scores, state, chosen, explorer.kind, explorer.a, shortlist, floor)
     _raise_for(status, floor, len(chosen))
     return propensity
 
@@ -140,7 +140,7 @@ def slot_probabilities(
     if not 0 <= slot < len(floor):
         raise ValueError(f"slot {slot} has no floor; floors are given for {len(floor)} slots")
     probabilities, status = _list_slot(
-        scores, state, _owned(drawn, np.int32), *explorer, shortlist, float(floor[slot])
+        scores, state, _owned(drawn, np.int32), explorer.kind, explorer.a, shortlist, float(floor[slot])
     )
     _raise_for(status, floor[slot : slot + 1], 1)
     return probabilities
@@ -225,31 +225,26 @@ def _order(seed: np.uint64, n: int) -> I32:
     return order
 
 
-# Which candidates the explorer may ever see.
+# The scored candidates, best first: all the explorer may ever see.
 
 
 @_kernel
-def _is_scored(score: np.float32, state: int) -> bool:
-    return state == 0 and bool(np.isfinite(score))
-
-
-@_kernel
-def _worse(scores: F32, a: int, b: int) -> bool:
+def _is_worse(scores: F32, a: int, b: int) -> bool:
     """Whether a ranks below b: a lower score, or the same one and later in the caller's order."""
     return bool(scores[a] < scores[b] or (scores[a] == scores[b] and a > b))
 
 
 @_kernel
 def _sift_down(scores: F32, heap: I32, at: int, size: int) -> None:
-    """Restore a heap whose root is the worst, below position ``at``."""
+    """Restore, below position ``at``, a heap whose root is the worst."""
     item = heap[at]
     while True:
         child = 2 * at + 1
         if child >= size:
             break
-        if child + 1 < size and _worse(scores, heap[child + 1], heap[child]):
+        if child + 1 < size and _is_worse(scores, heap[child + 1], heap[child]):
             child += 1
-        if not _worse(scores, heap[child], item):
+        if not _is_worse(scores, heap[child], item):
             break
         heap[at] = heap[child]
         at = child
@@ -257,118 +252,138 @@ def _sift_down(scores: F32, heap: I32, at: int, size: int) -> None:
 
 
 @_kernel
-def _ranked(scores: F32, state: U8, shortlist: int, n_drawn: int) -> I32:
-    """Scored candidates in which the best ``shortlist`` of what remains can be found at any slot.
+def _sort(scores: F32, items: I32) -> None:
+    """Sort best first, in linear time where the items are nearly sorted already."""
+    size = len(items)
+    budget = 8 * size
+    for at in range(1, size):
+        item = items[at]
+        to = at
+        while to > 0 and _is_worse(scores, items[to - 1], item):
+            items[to] = items[to - 1]
+            to -= 1
+        items[to] = item
+        budget -= at - to
+        if budget < 0:
+            break
+    if budget >= 0:
+        return
+    for at in range(size // 2 - 1, -1, -1):
+        _sift_down(scores, items, at, size)
+    for last in range(size - 1, 0, -1):
+        items[0], items[last] = items[last], items[0]
+        _sift_down(scores, items, 0, last)
 
-    With a shortlist: the best (shortlist + n_drawn), best first. Without one, or where it would
-    hold them all: all, in the caller's order, unsorted.
+
+@_kernel
+def _ranked(scores: F32, state: U8, shortlist: int, n_drawn: int) -> I32:
+    """The best (shortlist + n_drawn) scored candidates, best first; without a shortlist all of them.
+
+    So many that the best ``shortlist`` of what remains are always among them. Candidates are
+    spread over equal intervals of score, the best intervals are gathered, and their order mended.
     """
     n = len(scores)
+    scored = np.empty(n, np.int32)
     n_scored = 0
     for i in range(n):
-        n_scored += _is_scored(scores[i], state[i])
-    if shortlist == 0 or shortlist >= n_scored:
-        every = np.empty(n_scored, np.int32)
-        at = 0
-        for i in range(n):
-            if _is_scored(scores[i], state[i]):
-                every[at] = i
-                at += 1
-        return every
-    depth = min(shortlist + n_drawn, n_scored)
-    heap = np.empty(depth, np.int32)
-    size = 0
-    for i in range(n):
-        if not _is_scored(scores[i], state[i]):
-            continue
-        if size < depth:
-            heap[size] = i
-            size += 1
-            if size == depth:
-                for at in range(depth // 2 - 1, -1, -1):
-                    _sift_down(scores, heap, at, depth)
-        elif scores[i] > scores[heap[0]]:
-            # An equal score comes later in the caller's order than all that are kept, so it is worse.
-            heap[0] = i
-            _sift_down(scores, heap, 0, depth)
-    for last in range(depth - 1, 0, -1):
-        heap[0], heap[last] = heap[last], heap[0]
-        _sift_down(scores, heap, 0, last)
-    return heap
+        scored[n_scored] = i
+        n_scored += state[i] == 0 and np.isfinite(scores[i])
+    depth = n_scored if shortlist == 0 else min(shortlist + n_drawn, n_scored)
+    if depth == 0:
+        return np.empty(0, np.int32)
+    low = high = np.float64(scores[scored[0]])
+    for at in range(n_scored):
+        score = np.float64(scores[scored[at]])
+        low = min(low, score)
+        high = max(high, score)
+    if low == high:
+        return scored[:depth].copy()
+    # Multiplication and truncation are monotone, so a better score is never in a worse interval.
+    scale = (n_scored - 1) / (high - low)
+    interval = np.empty(n_scored, np.int32)
+    count = np.zeros(n_scored + 1, np.int32)
+    for at in range(n_scored):
+        interval[at] = int((high - np.float64(scores[scored[at]])) * scale)
+        count[interval[at]] += 1
+    gathered = 0
+    last = -1
+    while gathered < depth:
+        last += 1
+        size = count[last]
+        count[last] = gathered
+        gathered += size
+    items = np.empty(gathered, np.int32)
+    for at in range(n_scored):
+        if interval[at] <= last:
+            items[count[interval[at]]] = scored[at]
+            count[interval[at]] += 1
+    _sort(scores, items)
+    return items[:depth].copy()
+
+
+@_kernel
+def _remove(items: I32, values: F64, size: int, at: int) -> None:
+    for to in range(at, size - 1):
+        items[to] = items[to + 1]
+    for to in range(at, size - 1):
+        values[to] = values[to + 1]
+
+
+@_kernel
+def _position(items: I32, size: int, item: int) -> int:
+    """Where the item is; -1 if it is not there."""
+    for at in range(size):
+        if items[at] == item:
+            return at
+    return -1
 
 
 # One slot. The only place where an explorer's probabilities are computed.
 
 
 @_kernel
-def _open_slot(
-    scores: F32, ranked: I32, taken: U8, kind: int, a: float, shortlist: int, pool: I32, q: F64
-) -> int:
-    """Fill ``pool`` with the candidates that the explorer sees, ``q`` with its probabilities.
-
-    :returns: how many there are; 0 when nothing scored remains
-    """
-    most = len(ranked) if shortlist == 0 else shortlist
-    size = 0
-    best = 0
-    for i in ranked:
-        if taken[i]:
-            continue
-        pool[size] = i
-        if scores[i] > scores[pool[best]]:
-            best = size
-        size += 1
-        if size == most:
-            break
+def _explore(values: F64, size: int, kind: int, a: float, q: F64) -> None:
+    """Fill q[:size] with the explorer's probabilities over values[:size], the best of which is first."""
     if size == 0:
-        return 0
-    top = np.float64(scores[pool[best]])
+        return
+    top = values[0]
     if kind == SQUARECB:
-        total = 0.0
         for at in range(size):
-            q[at] = 1.0 / (size + a * (top - np.float64(scores[pool[at]])))
-        q[best] = 0.0
-        for at in range(size):
-            total += q[at]
-        q[best] = 1.0 - total
+            q[at] = 1.0 / (size + a * (top - values[at]))
+        others = 0.0
+        for at in range(1, size):
+            others += q[at]
+        q[0] = 1.0 - others
     elif kind == EPSILON_GREEDY:
         for at in range(size):
             q[at] = a / size
-        q[best] += 1.0 - a
+        q[0] += 1.0 - a
     elif kind == SOFTMAX:
         total = 0.0
         for at in range(size):
-            q[at] = np.exp(a * (np.float64(scores[pool[at]]) - top))
+            q[at] = np.exp(a * (values[at] - top))
             total += q[at]
         for at in range(size):
             q[at] /= total
     elif kind == GREEDY:
         for at in range(size):
             q[at] = 0.0
-        q[best] = 1.0
+        q[0] = 1.0
     else:
         for at in range(size):
             q[at] = 1.0 / size
-    return size
 
 
 @_kernel
-def _mixed(q: float, in_pool: bool, size: int, phi: float, n_left: int) -> float:
-    """Probability of one eligible candidate, over both ways in which it can be drawn."""
-    if size == 0:
+def _mixed(q: float, phi: float, n_seen: int, n_left: int) -> float:
+    """Probability of an eligible candidate, over both ways in which it can be drawn.
+
+    :param q: the explorer's probability; 0 for what it does not see
+    :param n_seen: how many the explorer sees; if none, the draw is uniform
+    """
+    if n_seen == 0:
         return 1.0 / n_left
-    if not in_pool:
-        return phi / n_left
     return (1.0 - phi) * q + phi / n_left
-
-
-@_kernel
-def _find(pool: I32, size: int, item: int) -> int:
-    """Position of the item in the pool; -1 if it is not there."""
-    for at in range(size):
-        if pool[at] == item:
-            return at
-    return -1
 
 
 @_kernel
@@ -387,29 +402,33 @@ def _pick(q: F64, size: int, u: float) -> int:
 
 
 @_kernel
+def _values(scores: F32, items: I32) -> F64:
+    values = np.empty(len(items), np.float64)
+    for at in range(len(items)):
+        values[at] = scores[items[at]]
+    return values
+
+
+@_kernel
+def _n_seen(shortlist: int, n_ranked: int) -> int:
+    return n_ranked if shortlist == 0 else min(shortlist, n_ranked)
+
+
+@_kernel
 def _is_phi(phi: float) -> bool:
     return 0.0 <= phi <= 1.0
 
 
 @_kernel
 def _draw(
-    scores: F32,
-    state: U8,
-    n_slots: int,
-    kind: int,
-    a: float,
-    b: float,
-    shortlist: int,
-    floor: F64,
-    seed: np.uint64,
+    scores: F32, state: U8, n_slots: int, kind: int, a: float, shortlist: int, floor: F64, seed: np.uint64
 ) -> tuple[I32, F64, U8, int]:
     n = len(scores)
     left = np.empty(n, np.int32)
     n_left = 0
     for i in range(n):
-        if state[i] < 2:
-            left[n_left] = i
-            n_left += 1
+        left[n_left] = i
+        n_left += state[i] < 2
     k = min(n_slots, n_left)
     chosen = np.empty(k, np.int32)
     propensity = np.empty(k, np.float64)
@@ -417,36 +436,39 @@ def _draw(
     if len(floor) < k:
         return chosen, propensity, exploratory, _BAD_FLOOR
     ranked = _ranked(scores, state, shortlist, k)
-    pool = np.empty(len(ranked), np.int32)
-    q = np.empty(len(ranked), np.float64)
-    taken = np.zeros(n, np.uint8)
+    n_ranked = len(ranked)
+    values = _values(scores, ranked)
+    q = np.empty(n_ranked, np.float64)
     for slot in range(k):
         phi = floor[slot]
         if not _is_phi(phi):
             return chosen, propensity, exploratory, _BAD_FLOOR
-        size = _open_slot(scores, ranked, taken, kind, a, shortlist, pool, q)
+        n_seen = _n_seen(shortlist, n_ranked)
+        _explore(values, n_seen, kind, a, q)
         way = _random(seed, _SLATE_STREAM, 2 * slot)
         u = _random(seed, _SLATE_STREAM, 2 * slot + 1)
-        if size == 0 or way < phi:
+        if n_seen == 0 or way < phi:
             item = left[int(u * n_left)]
-            at = _find(pool, size, item)
+            at = _position(ranked, n_ranked, item)
         else:
-            at = _pick(q, size, u)
-            item = pool[at]
+            at = _pick(q, n_seen, u)
+            item = ranked[at]
+        seen = 0 <= at < n_seen
         chosen[slot] = item
-        propensity[slot] = _mixed(q[at] if at >= 0 else 0.0, at >= 0, size, phi, n_left)
-        exploratory[slot] = at < 0
-        taken[item] = 1
-        where = np.searchsorted(left[:n_left], item)
-        for j in range(where, n_left - 1):
-            left[j] = left[j + 1]
+        propensity[slot] = _mixed(q[at] if seen else 0.0, phi, n_seen, n_left)
+        exploratory[slot] = not seen
+        if at >= 0:
+            _remove(ranked, values, n_ranked, at)
+            n_ranked -= 1
+        for to in range(np.searchsorted(left[:n_left], item), n_left - 1):
+            left[to] = left[to + 1]
         n_left -= 1
     return chosen, propensity, exploratory, _OK
 
 
 @_kernel
 def _look_up(
-    scores: F32, state: U8, slate: I32, kind: int, a: float, b: float, shortlist: int, floor: F64
+    scores: F32, state: U8, slate: I32, kind: int, a: float, shortlist: int, floor: F64
 ) -> tuple[F64, int]:
     n = len(scores)
     propensity = np.zeros(len(slate), np.float64)
@@ -456,8 +478,9 @@ def _look_up(
     for i in range(n):
         n_left += state[i] < 2
     ranked = _ranked(scores, state, shortlist, len(slate))
-    pool = np.empty(len(ranked), np.int32)
-    q = np.empty(len(ranked), np.float64)
+    n_ranked = len(ranked)
+    values = _values(scores, ranked)
+    q = np.empty(n_ranked, np.float64)
     taken = np.zeros(n, np.uint8)
     for slot in range(len(slate)):
         item = slate[slot]
@@ -467,37 +490,47 @@ def _look_up(
             return propensity, _BAD_FLOOR
         if taken[item] or state[item] >= 2:
             continue
-        size = _open_slot(scores, ranked, taken, kind, a, shortlist, pool, q)
-        at = _find(pool, size, item)
-        propensity[slot] = _mixed(q[at] if at >= 0 else 0.0, at >= 0, size, floor[slot], n_left)
+        n_seen = _n_seen(shortlist, n_ranked)
+        _explore(values, n_seen, kind, a, q)
+        at = _position(ranked, n_ranked, item)
+        propensity[slot] = _mixed(q[at] if 0 <= at < n_seen else 0.0, floor[slot], n_seen, n_left)
         taken[item] = 1
         n_left -= 1
+        if at >= 0:
+            _remove(ranked, values, n_ranked, at)
+            n_ranked -= 1
     return propensity, _OK
 
 
 @_kernel
 def _list_slot(
-    scores: F32, state: U8, drawn: I32, kind: int, a: float, b: float, shortlist: int, phi: float
+    scores: F32, state: U8, drawn: I32, kind: int, a: float, shortlist: int, phi: float
 ) -> tuple[F64, int]:
     n = len(scores)
     probabilities = np.zeros(n, np.float64)
     if not _is_phi(phi):
         return probabilities, _BAD_FLOOR
+    ranked = _ranked(scores, state, shortlist, len(drawn))
+    n_ranked = len(ranked)
+    values = _values(scores, ranked)
     taken = np.zeros(n, np.uint8)
     for item in drawn:
         if not 0 <= item < n:
             return probabilities, _BAD_INDEX
         taken[item] = 1
+        at = _position(ranked, n_ranked, item)
+        if at >= 0:
+            _remove(ranked, values, n_ranked, at)
+            n_ranked -= 1
     n_left = 0
     for i in range(n):
         n_left += state[i] < 2 and taken[i] == 0
-    ranked = _ranked(scores, state, shortlist, len(drawn))
-    pool = np.empty(len(ranked), np.int32)
-    q = np.empty(len(ranked), np.float64)
-    size = _open_slot(scores, ranked, taken, kind, a, shortlist, pool, q)
+    n_seen = _n_seen(shortlist, n_ranked)
+    q = np.empty(n_ranked, np.float64)
+    _explore(values, n_seen, kind, a, q)
     for i in range(n):
         if state[i] < 2 and taken[i] == 0:
-            probabilities[i] = _mixed(0.0, False, size, phi, n_left)
-    for at in range(size):
-        probabilities[pool[at]] = _mixed(q[at], True, size, phi, n_left)
+            probabilities[i] = _mixed(0.0, phi, n_seen, n_left)
+    for at in range(n_seen):
+        probabilities[ranked[at]] = _mixed(q[at], phi, n_seen, n_left)
     return probabilities, _OK
