@@ -1,0 +1,316 @@
+"""Features as they are learned from: resolved text, and the indices that VW gives it.
+
+The API's features become one canonical JSON object, namespace -> {name: value}, in the form
+that VW's own JSON parser reads. The same text trains the model (here, and under a plain ``vw``
+that is given the exported log) and is hashed for scoring, so the two cannot drift apart.
+
+What VW's parser does with that text (``--hash all``, version 9.11.9), and what is done here about it:
+
+* a string is the one feature ``name + value``, with space, tab, ``|`` and ``:`` of the value (not of
+  the name) turned into ``_``: reproduced. ``"a b"`` and ``"a_b"`` are therefore the same value.
+* ``true``, ``1`` and ``""`` are all the feature ``name`` with value 1; ``false`` and numbers that are
+  zero as float32 are nothing: reproduced, and what is nothing is left out of the text.
+* a list of strings is refused by VW: rendered as one ``true`` for each ``name + element``, the very
+  hash that a string has. A list is a set: elements that VW cannot tell apart count once.
+* a NUL ends a name or value silently, and names beginning with ``_`` are commands: both refused.
+* the interaction letter is the first *byte* of a namespace, read as a signed char: one above 127
+  writes outside VW's table. Namespaces must begin with an ASCII letter or digit.
+* its number parser is not always correctly rounded: numbers are written as the shortest decimal
+  of the float32 that is meant, and one further off the rounding boundary where that is needed.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bandit.errors import InvalidFeatures
+from bandit.records import Features
+from bandit.tokenizer import hash_object, murmur3_span, new_work
+
+USER: Final = "U"
+CONTEXT: Final = "C"
+ITEM: Final = "I"
+SLOT: Final = "S"
+RESERVED_NAMESPACES: Final = frozenset({USER, CONTEXT, ITEM, SLOT})
+
+MAX_TEXT_CHARS: Final = 256
+MAX_FEATURES: Final = 512
+MAX_ABS: Final = 1e6
+
+# Bytes that VW's JSON parser replaces in string values.
+_AS_UNDERSCORE: Final = bytes.maketrans(b" \t|:", b"____")
+_AS_UNDERSCORE_TEXT: Final = str.maketrans(" \t|:", "____")
+_F32: Final = struct.Struct("<f")
+
+_NOTHING: Final = np.empty(0, np.uint8)
+_LOCAL: Final = threading.local()
+
+Namespaces = dict[str, dict[str, Any]]
+
+
+class HashedFeatures(NamedTuple):
+    """What VW sees of a resolved text, grouped by interaction letter in VW's own order.
+
+    :param letters: shape (n,), uint8: first byte of the namespace; non-decreasing
+    :param idx: shape (n,), uint32: the whole hash; the model's mask is applied when scoring
+    :param val: shape (n,), float32: never zero
+    """
+
+    letters: npt.NDArray[np.uint8]
+    idx: npt.NDArray[np.uint32]
+    val: npt.NDArray[np.float32]
+
+
+def resolve_item(item_id: str, features: Features, *, path: str = "features") -> bytes:
+    """What is learned and scored of one candidate, as canonical VW JSON.
+
+    >>> resolve_item("v1", {"creator": "c9", "sound": {"bpm": 120}, "tags": ["x", "y"]})
+    b'{"I":{"creator":"c9","id":"v1","tagsx":true,"tagsy":true},"sound":{"bpm":120}}'
+
+    :param path: where the features stand in the request, for messages
+    :raises InvalidFeatures: something that VW would refuse, or silently read as something else
+    """
+    return _render(_item_namespaces(item_id, features, path))
+
+
+def resolve_shared(
+    user_id: str | None,
+    user: Features,
+    context: Features,
+    slot: int = 0,
+) -> bytes:
+    """What all candidates of a request share, as canonical VW JSON.
+
+    >>> resolve_shared("u1", {"age": 31}, {"hour": "18", "geo": {"city": "Oslo"}})
+    b'{"C":{"hour":"18"},"S":{"slot":"0"},"U":{"age":31,"id":"u1"},"geo":{"city":"Oslo"}}'
+
+    :param slot: position in the slate, when learning; scoring leaves it at 0
+    :raises InvalidFeatures: as `resolve_item`; also a name given by user and context alike
+    """
+    spaces: Namespaces = {SLOT: {"slot": str(slot)}}
+    _collect(spaces, USER, user, "user.features", own_id=user_id)
+    _collect(spaces, CONTEXT, context, "context")
+    return _render(spaces)
+
+
+def hash_resolved(text: bytes) -> HashedFeatures:
+    """The features of a resolved text with the indices that VW's JSON parser gives them.
+
+    :param text: as `resolve_item` and `resolve_shared` make it; others are not understood
+    """
+    n = len(text) // 4 + 1
+    letters, idx, val = np.empty(n, np.uint8), np.empty(n, np.uint32), np.empty(n, np.float32)
+    work = _work()
+    n = hash_object(np.frombuffer(text, np.uint8), 0, len(text), _NOTHING, 0, 0, True, work, letters, idx, val, 0)
+    if n < 0:
+        return _hash_namespaces(msgspec.json.decode(text))
+    return HashedFeatures(letters[:n], idx[:n], val[:n])
+
+
+def hash_item(item_id: str, features: Features, *, path: str = "features") -> HashedFeatures:
+    """`hash_resolved` of `resolve_item`, without the text between."""
+    return _hash_namespaces(_in_order(_item_namespaces(item_id, features, path)))
+
+
+# -- checks and canonical form ------------------------------------------------------------------
+
+
+def _item_namespaces(item_id: str, features: Features, path: str) -> Namespaces:
+    spaces: Namespaces = {}
+    _collect(spaces, ITEM, features, path, own_id=item_id)
+    return spaces
+
+
+def _collect(
+    spaces: Namespaces, home: str, features: Features, path: str, *, own_id: str | None = None
+) -> None:
+    """Add one set's features to ``spaces``: scalars under ``home``, objects under their own name."""
+    if not isinstance(features, Mapping):
+        raise _refuse(path, features, "is not an object", 'send {"name": value, ...}')
+    count = 0
+    scalars = spaces.setdefault(home, {})
+    if own_id is not None:
+        scalars["id"] = _checked_text(own_id, "id" if path == "features" else f"{path} (id)")
+    for name, value in features.items():
+        if isinstance(value, Mapping):
+            _check_namespace(name, path)
+            space = spaces.setdefault(name, {})
+            for inner, scalar in value.items():
+                count += _put(space, inner, scalar, f"{path}.{name}")
+        else:
+            if name == "id" and home in (ITEM, USER):
+                raise _refuse(f"{path}.id", value, "takes the place of the id itself", "use another name")
+            count += _put(scalars, name, value, path)
+        if count > MAX_FEATURES:
+            raise InvalidFeatures(
+                f"{path} has more than {MAX_FEATURES} features; send fewer", path=path, allowed=MAX_FEATURES
+            )
+
+
+def _put(space: dict[str, Any], name: str, value: Any, path: str) -> int:
+    """Render one value into ``space``; how many features it counts for."""
+    _check_name(name, path)
+    where = f"{path}.{name}"
+    if isinstance(value, list):
+        rendered = {name + _checked_text(element, f"{where}[{i}]").translate(_AS_UNDERSCORE_TEXT)
+                    for i, element in enumerate(value)}
+        for key in sorted(rendered):
+            _place(space, key, True, where)
+        return len(value)
+    if isinstance(value, bool):
+        _place(space, name, value or None, where)
+    elif isinstance(value, str):
+        _place(space, name, _checked_text(value, where), where)
+    elif isinstance(value, int | float):
+        _place(space, name, _number(value, where), where)
+    else:
+        allowed = "a string, a number, a boolean, a list of strings"
+        allowed += "" if "." in path.partition("features")[2] else ", or one level of {name: value}"
+        raise _refuse(where, value, "cannot be learned from", f"allowed are {allowed}")
+    return 1
+
+
+def _place(space: dict[str, Any], key: str, value: Any, where: str) -> None:
+    if key in space:
+        raise InvalidFeatures(
+            f"{where} is given twice: another feature already has the name {key!r} "
+            "(a list's elements are named name + element); rename one of them",
+            path=where,
+            name=key,
+        )
+    space[key] = value
+
+
+def _check_namespace(name: str, path: str) -> None:
+    _check_name(name, path)
+    if name in RESERVED_NAMESPACES:
+        raise _refuse(f"{path}.{name}", name, "is a reserved namespace", "rename it (U, C, I and S are taken)")
+    if not (name[0].isascii() and name[0].isalnum()):
+        raise _refuse(
+            f"{path}.{name}", name, "is no namespace name", "begin it with a letter or digit of ASCII"
+        )
+
+
+def _check_name(name: str, path: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise _refuse(path, name, "holds an empty name", "give every feature a name")
+    if name[0] == "_":
+        raise _refuse(f"{path}.{name}", name, "begins with '_', which VW reserves", "rename it")
+    _checked_text(name, f"{path}.{name[:40]}")
+
+
+def _checked_text(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise _refuse(where, text, "is not a string", "lists hold strings alone")
+    if len(text) > MAX_TEXT_CHARS:
+        raise InvalidFeatures(
+            f"{where} has {len(text)} characters; allowed are {MAX_TEXT_CHARS}: shorten it, or send a digest",
+            path=where,
+            given=len(text),
+            allowed=MAX_TEXT_CHARS,
+        )
+    if "\0" in text:
+        raise _refuse(where, text, "holds a NUL character, where VW stops reading", "remove it")
+    if not text.isascii() and not text.isprintable():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _refuse(where, ascii(text), "holds a lone surrogate", "send valid Unicode") from None
+    return text
+
+
+def _number(value: float, where: str) -> int | float | None:
+    """The number whose text VW reads as exactly float32(value); None where that is zero."""
+    if not -MAX_ABS <= value <= MAX_ABS:  # catches NaN too
+        shown = repr(value) if isinstance(value, float) else f"{str(value)[:20]}"
+        raise InvalidFeatures(
+            f"{where} is {shown}; allowed are finite numbers from -{MAX_ABS:g} to {MAX_ABS:g}: rescale it",
+            path=where,
+            given=shown,
+            allowed=[-MAX_ABS, MAX_ABS],
+        )
+    if value == int(value):
+        return int(value) or None
+    single: float = _F32.unpack(_F32.pack(value))[0]
+    if single == 0.0:
+        return None
+    if single == int(single):
+        return int(single)
+    short = float(str(np.float32(single)))
+    # VW's own number parser may be off by a few units of the last place of a double.
+    for nudged in (short * (1 - 2e-15), short * (1 + 2e-15)):
+        if _F32.unpack(_F32.pack(nudged))[0] != single:
+            return single
+    return short
+
+
+def _refuse(where: str, given: Any, fault: str, remedy: str) -> InvalidFeatures:
+    shown = ascii(given) if isinstance(given, str) else repr(given)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return InvalidFeatures(f"{where} = {shown} {fault}; {remedy}", path=where, given=shown)
+
+
+def _in_order(spaces: Namespaces) -> Namespaces:
+    """Names in code point order, which is the order of their UTF-8 bytes; nothing that VW drops."""
+    ordered = {}
+    for space in sorted(spaces):
+        names = spaces[space]
+        kept = {name: names[name] for name in sorted(names) if names[name] is not None}
+        if kept:
+            ordered[space] = kept
+    return ordered
+
+
+def _render(spaces: Namespaces) -> bytes:
+    return msgspec.json.encode(_in_order(spaces))
+
+
+def _work() -> Any:
+    """The thread's own room for the tokenizer, which is handed out again and again."""
+    work = getattr(_LOCAL, "work", None)
+    if work is None:
+        work = _LOCAL.work = new_work()
+    return work
+
+
+# -- hashing ------------------------------------------------------------------------------------
+
+
+def _hash_namespaces(spaces: Namespaces) -> HashedFeatures:
+    """:param spaces: in canonical order, so that letters come out grouped"""
+    parts: list[bytes] = []
+    letters: list[int] = []
+    seeds: list[int] = []
+    values: list[float] = []
+    for space, names in spaces.items():
+        encoded = space.encode()
+        seed = murmur3(encoded)
+        for name, value in names.items():
+            if isinstance(value, str):
+                parts.append(name.encode() + value.encode().translate(_AS_UNDERSCORE))
+                values.append(1.0)
+            else:
+                parts.append(name.encode())
+                values.append(float(value))
+            letters.append(encoded[0])
+            seeds.append(seed)
+    idx = [murmur3(part, seed) for part, seed in zip(parts, seeds, strict=True)]
+    return HashedFeatures(
+        np.array(letters, np.uint8), np.array(idx, np.uint32), np.array(values, np.float32)
+    )
+
+
+def murmur3(data: bytes, seed: int = 0) -> int:
+    """MurmurHash3 (x86, 32 bits) of ``data``; all hashes of VW are this one.
+
+    >>> murmur3(b"hello")
+    613153351
+    """
+    return int(murmur3_span(np.frombuffer(data, np.uint8), 0, len(data), np.uint32(seed)))

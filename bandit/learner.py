@@ -1,0 +1,133 @@
+"""The one place that holds VW: learns slots, saves the model.
+
+VW's Python objects can crash the process or leak (an example that is freed in part, outlives its
+workspace, or is never finished). None of them leaves this class.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from uuid import uuid4
+
+from vowpalwabbit import Workspace
+
+from bandit.errors import CorruptModel, InvalidRequest
+from bandit.model_args import ModelArgs
+from bandit.scorer import read_state
+
+MAX_REWARD: Final = 1e6
+MAX_WEIGHT: Final = 1e6
+
+
+class Learner:
+    """One model that learns, slot by slot.
+
+    Same data in the same order give the same bytes; saving changes nothing of later bytes, and a learner
+    that goes on from a save gives the bytes of one that never stopped. Not for several threads at once.
+
+    :param model: what an earlier `save` returned; None begins anew
+    :param scratch: a directory where files of this learner alone may stand for a moment; VW saves and
+        loads by file name only
+    :raises CorruptModel: ``model`` is truncated or of other arguments
+    """
+
+    def __init__(self, args: ModelArgs, model: bytes | None = None, *, scratch: Path) -> None:
+        self.args = args
+        self._scratch = scratch
+        command = args.vw_command()
+        if model is None:
+            self._vw: Workspace | None = Workspace(command)
+            self._n_learned = 0
+            return
+        state = read_state(model)
+        if state.bits != args.bits:
+            raise CorruptModel(f"the model has {state.bits} bits; expected are {args.bits}", given=state.bits)
+        path = self._file()
+        try:
+            path.write_bytes(model)
+            # Without the counters predictions would agree, but bytes differ from a learner that never stopped.
+            self._vw = Workspace(f"{command} --preserve_performance_counters -i {path}")
+        except RuntimeError as error:
+            raise CorruptModel(f"VW cannot load the model: {error}; take the last good one") from None
+        finally:
+            path.unlink(missing_ok=True)
+        self._n_learned = state.n_learned
+
+    @property
+    def n_learned(self) -> int:
+        """Slots learned since the model began, in this process or before."""
+        return self._n_learned
+
+    def learn(self, shared: bytes, item: bytes, *, reward: float, weight: float = 1.0) -> None:
+        """Learn that this item, shown to this viewer, earned ``reward``.
+
+        VW sees the chosen item alone, with label probability ``1 / weight``: its own normaliser (events
+        over actions) is then 1, and the weight exactly what was asked for.
+
+        :param shared: from `resolve_shared`
+        :param item: from `resolve_item`
+        :param reward: finite, at most a million either way
+        :param weight: from 1 to a million; VW clips probabilities above 1, so that less is not possible
+        :raises InvalidRequest: reward or weight outside; nothing was learned
+        """
+        if not (math.isfinite(reward) and abs(reward) <= MAX_REWARD):
+            raise InvalidRequest(
+                f"reward {reward} is not a number within {MAX_REWARD:g}; rescale it", given=repr(reward)
+            )
+        if not 1.0 <= weight <= MAX_WEIGHT:
+            raise InvalidRequest(
+                f"weight {weight} is outside 1 to {MAX_WEIGHT:g}: VW cannot weigh an event less than once",
+                given=repr(weight),
+            )
+        vw = self._open()
+        event = _event(shared, item, cost=0.0 - reward, probability=1.0 / weight)
+        examples = vw.parse(event)
+        try:
+            vw.learn(examples)
+        finally:
+            # All of them and at once: a part would leak the rest, or read predictions that are not there.
+            vw.finish_example(examples)
+        self._n_learned += 1
+
+    def save(self) -> bytes:
+        """The model as VW saves it: what `Learner` goes on from and `weights_from_model` reads."""
+        path = self._file()
+        try:
+            self._open().save(str(path))
+            return path.read_bytes()
+        finally:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give VW's memory back; harmless when repeated."""
+        if self._vw is not None:
+            self._vw.finish()
+            self._vw = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Workspace:
+        if self._vw is None:
+            raise RuntimeError("the learner is closed")
+        return self._vw
+
+    def _file(self) -> Path:
+        return self._scratch / f"learner-{uuid4().hex}.vw"
+
+
+def _event(shared: bytes, item: bytes, *, cost: float, probability: float) -> str:
+    """VW JSON of one slot: shared features, the one action, its label."""
+    head = (
+        f'{{"_label_cost":{cost!r},"_label_probability":{probability!r},"_label_Action":1,"_labelIndex":0,'
+    )
+    members = shared[1:-1].decode()
+    return f'{head}{members}{"," if members else ""}"_multi":[{item.decode()}]}}'
