@@ -105,10 +105,10 @@ def hash_resolved(text: bytes) -> HashedFeatures:
 
     :param text: as `resolve_item` and `resolve_shared` make it; others are not understood
     """
-    n = len(text) // 4 + 1
-    letters, idx, val = np.empty(n, np.uint8), np.empty(n, np.uint32), np.empty(n, np.float32)
-    work = _work()
-    n = hash_object(np.frombuffer(text, np.uint8), 0, len(text), _NOTHING, 0, 0, True, work, letters, idx, val, 0)
+    room = len(text) // 4 + 1
+    letters, idx, val = np.empty(room, np.uint8), np.empty(room, np.uint32), np.empty(room, np.float32)
+    data = np.frombuffer(text, np.uint8)
+    n = hash_object(data, 0, len(text), _NOTHING, 0, 0, True, _work(), letters, idx, val, 0)
     if n < 0:
         return _hash_namespaces(msgspec.json.decode(text))
     return HashedFeatures(letters[:n], idx[:n], val[:n])
@@ -137,7 +137,7 @@ def _collect(
     count = 0
     scalars = spaces.setdefault(home, {})
     if own_id is not None:
-        scalars["id"] = _checked_text(own_id, "id" if path == "features" else f"{path} (id)")
+        scalars["id"] = _checked_text(own_id, path.removesuffix("features") + "id")
     for name, value in features.items():
         if isinstance(value, Mapping):
             _check_namespace(name, path)
@@ -159,8 +159,10 @@ def _put(space: dict[str, Any], name: str, value: Any, path: str) -> int:
     _check_name(name, path)
     where = f"{path}.{name}"
     if isinstance(value, list):
-        rendered = {name + _checked_text(element, f"{where}[{i}]").translate(_AS_UNDERSCORE_TEXT)
-                    for i, element in enumerate(value)}
+        rendered = {
+            name + _checked_text(element, f"{where}[{i}]").translate(_AS_UNDERSCORE_TEXT)
+            for i, element in enumerate(value)
+        }
         for key in sorted(rendered):
             _place(space, key, True, where)
         return len(value)
@@ -191,7 +193,7 @@ def _place(space: dict[str, Any], key: str, value: Any, where: str) -> None:
 def _check_namespace(name: str, path: str) -> None:
     _check_name(name, path)
     if name in RESERVED_NAMESPACES:
-        raise _refuse(f"{path}.{name}", name, "is a reserved namespace", "rename it (U, C, I and S are taken)")
+        raise _refuse(f"{path}.{name}", name, "is a reserved namespace", "rename it; taken are U, C, I, S")
     if not (name[0].isascii() and name[0].isalnum()):
         raise _refuse(
             f"{path}.{name}", name, "is no namespace name", "begin it with a letter or digit of ASCII"
@@ -199,7 +201,7 @@ def _check_namespace(name: str, path: str) -> None:
 
 
 def _check_name(name: str, path: str) -> None:
-    if not isinstance(name, str) or not name:
+    if not name:
         raise _refuse(path, name, "holds an empty name", "give every feature a name")
     if name[0] == "_":
         raise _refuse(f"{path}.{name}", name, "begins with '_', which VW reserves", "rename it")
@@ -302,9 +304,7 @@ def _hash_namespaces(spaces: Namespaces) -> HashedFeatures:
             letters.append(encoded[0])
             seeds.append(seed)
     idx = [murmur3(part, seed) for part, seed in zip(parts, seeds, strict=True)]
-    return HashedFeatures(
-        np.array(letters, np.uint8), np.array(idx, np.uint32), np.array(values, np.float32)
-    )
+    return HashedFeatures(np.array(letters, np.uint8), np.array(idx, np.uint32), np.array(values, np.float32))
 
 
 def murmur3(data: bytes, seed: int = 0) -> int:

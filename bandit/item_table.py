@@ -246,13 +246,13 @@ def _integer(digits: str) -> int | float:
 # -- kernels ------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _close_row(row_segment, segment_start, segment_letter, letters, rows, segments, features, n):  # type: ignore[no-untyped-def]
     """Segments of the ``n`` features just written at ``features``."""
     last = -1
     for i in range(features, features + n):
         if letters[i] != last:
-            last = np.int64(letters[i])
+            last = int(letters[i])
             segment_letter[segments] = letters[i]
             segment_start[segments] = i
             segments += 1
@@ -262,12 +262,12 @@ def _close_row(row_segment, segment_start, segment_letter, letters, rows, segmen
     return rows + 1, segments, features + n
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def _add_many(
+@njit(cache=True, nogil=True)
+def _add_many(  # type: ignore[no-untyped-def]
     text, text_end, names, name_end, work,
     row_segment, segment_start, segment_letter, letters, idx, val,
     rows, segments, features, out,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     left = 0
     for i in range(len(out)):
         start, stop = text_end[i], text_end[i + 1]
@@ -288,12 +288,12 @@ def _add_many(
     return rows, segments, features, left
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def _add_hashed(
+@njit(cache=True, nogil=True)
+def _add_hashed(  # type: ignore[no-untyped-def]
     new_letters, new_idx, new_val,
     row_segment, segment_start, segment_letter, letters, idx, val,
     rows, segments, features,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     n = len(new_idx)
     for i in range(n):
         letters[features + i] = new_letters[i]

@@ -48,7 +48,7 @@ class Learner:
         path = self._file()
         try:
             path.write_bytes(model)
-            # Without the counters predictions would agree, but bytes differ from a learner that never stopped.
+            # Without the counters predictions agree, but bytes differ from a learner that never stopped.
             self._vw = Workspace(f"{command} --preserve_performance_counters -i {path}")
         except RuntimeError as error:
             raise CorruptModel(f"VW cannot load the model: {error}; take the last good one") from None
@@ -126,8 +126,6 @@ class Learner:
 
 def _event(shared: bytes, item: bytes, *, cost: float, probability: float) -> str:
     """VW JSON of one slot: shared features, the one action, its label."""
-    head = (
-        f'{{"_label_cost":{cost!r},"_label_probability":{probability!r},"_label_Action":1,"_labelIndex":0,'
-    )
+    head = f'{{"_label_cost":{cost!r},"_label_probability":{probability!r},"_label_Action":1,"_labelIndex":0,'
     members = shared[1:-1].decode()
     return f'{head}{members}{"," if members else ""}"_multi":[{item.decode()}]}}'

@@ -38,8 +38,9 @@ _ALIASES: Final = {
     "-q": "quadratic",
     "-l": "learning_rate",
 }
+_SIZES: Final = {"quadratic": (2,), "cubic": (3,), "interactions": (2, 3)}
 _FLAGS: Final = frozenset({"noconstant"})
-_VALUED: Final = frozenset({"bit_precision", "quadratic", "cubic", "interactions", "ignore_linear", *_LEARNING})
+_VALUED: Final = frozenset({"bit_precision", "ignore_linear", *_SIZES, *_LEARNING})
 
 ALLOWED: Final = (
     "-b/--bit_precision, -q/--quadratic, --cubic, --interactions (of two or three namespaces), "
@@ -52,7 +53,7 @@ class ModelArgs:
     """Arguments of one model, understood whole.
 
     :ivar bits: the model has ``2 ** bits`` weights
-    :ivar interactions: as given, in VW's order (quadratic, cubic, the rest); may hold wildcards
+    :ivar interactions: as VW settles them, see `_settled`; may hold wildcards
     :ivar ignore_linear: letters whose features count in interactions alone
     :ivar learning: (name, value) of the learning options given, sorted by name
     """
@@ -73,22 +74,22 @@ class ModelArgs:
         """
         given = _read(text)
         bits = DEFAULT_BITS
-        terms: dict[str, list[str]] = {"quadratic": [], "cubic": [], "interactions": []}
+        terms: list[str] = []
         ignored: set[str] = set()
         noconstant = False
         learning: dict[str, float] = {}
         for name, value in given:
             if name == "bit_precision":
                 bits = _bits(value)
-            elif name in terms:
-                terms[name].append(_term(name, value))
+            elif name in _SIZES:
+                terms.append(_term(name, value))
             elif name == "ignore_linear":
                 ignored.update(_letters(name, value))
             elif name == "noconstant":
                 noconstant = True
             else:
                 learning[name] = _amount(name, value)
-        interactions = tuple(t for kind in ("quadratic", "cubic", "interactions") for t in terms[kind])
+        interactions = _settled(terms)
         if len(interactions) > MAX_TERMS:
             raise UnsupportedArgument(
                 f"{len(interactions)} interactions were given; allowed are {MAX_TERMS}", allowed=MAX_TERMS
@@ -172,9 +173,8 @@ def _bits(value: str) -> int:
 
 
 def _term(name: str, value: str) -> str:
-    sizes = {"quadratic": (2,), "cubic": (3,), "interactions": (2, 3)}[name]
-    if len(value) not in sizes:
-        wanted = " or ".join(str(size) for size in sizes)
+    if len(value) not in _SIZES[name]:
+        wanted = " or ".join(map(str, _SIZES[name]))
         raise UnsupportedArgument(
             f"--{name} {value} joins {len(value)} namespaces; allowed are {wanted}",
             argument=f"--{name}",
@@ -212,16 +212,18 @@ def _amount(name: str, value: str) -> float:
 
 @lru_cache(maxsize=256)
 def _terms(interactions: tuple[str, ...], letters: str) -> tuple[str, ...]:
-    expanded: list[str] = []
-    for term in interactions:
-        expanded.extend(_expand(term, letters))
-    if any(WILDCARD in term for term in interactions):
-        expanded.sort(key=lambda term: (len(term), term))
+    return _settled([filled for term in interactions for filled in _expand(term, letters)])
+
+
+def _settled(terms: list[str]) -> tuple[str, ...]:
+    """As VW settles a list of interactions: shortest first, then by letters; of several orders of the
+    same letters the first; letters in order where one stands twice beside another. (So ``U::`` is
+    ``::U``: VW does this to wildcards too, before it fills them in.)
+    """
     kept: dict[str, str] = {}
-    for term in expanded:
-        key = "".join(sorted(term))
-        # Of orders of the same letters the first one counts; a letter standing twice puts them in order.
-        kept.setdefault(key, key if 1 < len(set(term)) < len(term) else term)
+    for term in sorted(terms, key=lambda term: (len(term), term)):
+        ordered = "".join(sorted(term))
+        kept.setdefault(ordered, ordered if 1 < len(set(term)) < len(term) else term)
     return tuple(kept.values())
 
 

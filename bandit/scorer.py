@@ -241,19 +241,19 @@ def _layout(
     rows = [[ord(c) for c in term] + [-1] * (3 - len(term)) for term in args.terms(names)]
     terms = np.array(rows, np.int64).reshape(-1, 3)
 
-    def of_items(letter: int) -> int:
-        return letter >= 0 and item_letters >> letter & 1
+    def of_items(letter: int) -> bool:
+        return bool(item_letters >> letter & 1)
 
-    lasting = [
-        row for row in rows if sum(map(of_items, row)) > 1 or (row[2] >= 0 and (of_items(row[0]) or of_items(row[1])))
-    ]
+    def lasts(a: int, b: int, c: int) -> bool:
+        return (of_items(a) and of_items(b)) if c < 0 else (of_items(a) or of_items(b))
+
     ignored = np.zeros(128, np.bool_)
     for c in args.ignore_linear:
         ignored[ord(c)] = True
-    return terms, np.array(lasting, np.int64).reshape(-1, 3), ignored
+    return terms, np.array([row for row in rows if lasts(*row)], np.int64).reshape(-1, 3), ignored
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _prepare(letters, idx, val, terms, ignored, noconstant, weights, mask):  # type: ignore[no-untyped-def]
     shared_at = np.zeros(129, np.int64)
     for i in range(len(letters)):
@@ -317,13 +317,13 @@ def _prepare(letters, idx, val, terms, ignored, noconstant, weights, mask):  # t
     return base, after_at, after_hash, after_val, before_at, before_hash, before_val, shared_at
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[misc]
-def _score(
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _score(  # type: ignore[no-untyped-def]
     row_segment, segment_start, segment_letter, idx, val, rows,
     base, mask, ignored,
     after_at, after_hash, after_val, before_at, before_hash, before_val,
     terms, shared_at, shared_idx, shared_val, weights, out,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     item_at = np.zeros(128, np.int64)
     item_end = np.zeros(128, np.int64)
     for r in range(len(rows)):
@@ -356,7 +356,7 @@ def _score(
         out[r] = np.float32(-total)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _term(a, b, c, idx, val, item_at, item_end, shared_at, shared_idx, shared_val, weights, mask):  # type: ignore[no-untyped-def]
     """What of one interaction `_prepare` could not foresee.
 

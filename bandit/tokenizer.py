@@ -23,7 +23,7 @@ _ITEM: Final = ord("I")
 _TEN: Final = 10.0 ** np.arange(23)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def murmur3_span(data, start, length, seed):  # type: ignore[no-untyped-def]
     """MurmurHash3 (x86, 32 bits) of ``data[start:start + length]``.
 
@@ -67,14 +67,14 @@ def murmur3_span(data, start, length, seed):  # type: ignore[no-untyped-def]
     return np.uint32(h ^ (h >> np.uint32(16)))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _skip_blank(buf, pos, end):  # type: ignore[no-untyped-def]
     while pos < end and (buf[pos] == 0x20 or buf[pos] == 0x0A or buf[pos] == 0x0D or buf[pos] == 0x09):
         pos += 1
     return pos
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _string_end(buf, pos, end):  # type: ignore[no-untyped-def]
     """Where the string that begins at ``pos`` (past its quote) has its closing quote; -1 if unusual."""
     at = pos
@@ -88,7 +88,7 @@ def _string_end(buf, pos, end):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _copy(buf, start, stop, scratch, at):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         scratch[at] = buf[i]
@@ -96,7 +96,7 @@ def _copy(buf, start, stop, scratch, at):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _copy_value(buf, start, stop, scratch, at):  # type: ignore[no-untyped-def]
     """As VW keeps a string value: blank, tab, ``|`` and ``:`` become ``_``."""
     for i in range(start, stop):
@@ -108,7 +108,7 @@ def _copy_value(buf, start, stop, scratch, at):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _number(buf, pos, end):  # type: ignore[no-untyped-def]
     """(value as float32, position behind); the position is -1 where the rounding is not certain.
 
@@ -118,7 +118,7 @@ def _number(buf, pos, end):  # type: ignore[no-untyped-def]
     negative = buf[pos] == 0x2D
     if negative:
         pos += 1
-    mantissa = np.int64(0)
+    mantissa = 0
     digits = 0
     power = 0
     first = pos
@@ -126,7 +126,7 @@ def _number(buf, pos, end):  # type: ignore[no-untyped-def]
     while pos < end:
         c = buf[pos]
         if 0x30 <= c <= 0x39:
-            mantissa = mantissa * 10 + (np.int64(c) - 0x30)
+            mantissa = mantissa * 10 + int(c) - 0x30
             digits += mantissa > 0
             power -= dot
             if digits > 18:
@@ -146,7 +146,7 @@ def _number(buf, pos, end):  # type: ignore[no-untyped-def]
         exponent = 0
         first = pos
         while pos < end and 0x30 <= buf[pos] <= 0x39 and exponent < 100:
-            exponent = exponent * 10 + (np.int64(buf[pos]) - 0x30)
+            exponent = exponent * 10 + int(buf[pos]) - 0x30
             pos += 1
         if pos == first or exponent >= 100:
             return np.float32(0.0), -1
@@ -164,7 +164,7 @@ def _number(buf, pos, end):  # type: ignore[no-untyped-def]
     return (-single if negative else single), pos
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _compare(scratch, a, a_len, b, b_len):  # type: ignore[no-untyped-def]
     n = min(a_len, b_len)
     for i in range(n):
@@ -177,7 +177,7 @@ def _compare(scratch, a, a_len, b, b_len):  # type: ignore[no-untyped-def]
     return -1 if a_len < b_len else 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, idx, val, out):  # type: ignore[no-untyped-def]
     """Append the features of one object at ``out``; how many, or -1 where the slow path must decide.
 
@@ -275,7 +275,7 @@ def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, 
             continue
         if resolved and inside < 0:
             return -1
-        if home == 0 and not resolved and name_end - name == 2 and buf[name] == 0x69 and buf[name + 1] == 0x64:
+        if inside < 0 and name_end - name == 2 and buf[name] == 0x69 and buf[name + 1] == 0x64:
             return -1
         tokens[n_tokens, 0] = home
         tokens[n_tokens, 1] = at
@@ -341,7 +341,7 @@ def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, 
     return _emit(work, n_spaces, n_tokens, letters, idx, val, out)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _emit(work, n_spaces, n_tokens, letters, idx, val, out):  # type: ignore[no-untyped-def]
     """Sort by namespace, then name (the canonical order), refuse names that stand twice, hash."""
     scratch, spaces, tokens, numbers = work
@@ -386,7 +386,7 @@ def _emit(work, n_spaces, n_tokens, letters, idx, val, out):  # type: ignore[no-
     return n
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def new_work():  # type: ignore[no-untyped-def]
     """Room for `hash_object` to work in; one for each thread that calls it."""
     return (

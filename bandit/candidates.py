@@ -1,0 +1,195 @@
+"""Candidates as rows of hashed features, kept and used again, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from bandit.errors import InvalidRequest
+from bandit.item_table import ItemTable, TableFull, TableView
+from bandit.records import Candidate, check_ids
+
+NO_FEATURES = b"{}"
+
+#: What the catalogue says of an id.
+CATALOGUED, UNKNOWN, WITHDRAWN = 0, 1, 2
+
+
+class Known(NamedTuple):
+    """What the catalogue holds of an id."""
+
+    version: int
+    features: bytes
+    withdrawn: bool
+
+
+class Resolved(NamedTuple):
+    """The candidates of one request as rows of one generation of the table.
+
+    :ivar ids: shape (n,), as sent
+    :ivar rows: shape (n,), rows of ``view``
+    :ivar standing: shape (n,), CATALOGUED, UNKNOWN or WITHDRAWN
+    :ivar versions: shape (n,), item version numbers; 0 where the log has not given one yet
+    """
+
+    ids: Sequence[str]
+    rows: NDArray[np.int32]
+    view: TableView
+    standing: NDArray[np.uint8]
+    versions: NDArray[np.uint32]
+    generation: _Generation
+
+
+class _Generation:
+    """A table and what is known of its rows. When it is full the next request begins a new one."""
+
+    def __init__(self, capacity: int) -> None:
+        self.table = ItemTable(capacity)
+        self.row_of: dict[str | tuple[str, bytes], int] = {}
+        self.inline_of: dict[str, list[tuple[str, bytes]]] = {}
+        self.standing = np.zeros(capacity, np.uint8)
+        self.versions = np.zeros(capacity, np.uint32)
+        # What a row stands for, until the log has given it a version number.
+        self.texts: dict[int, tuple[str, bytes]] = {}
+
+
+class CandidateCache:
+    """Rows of candidates by id, or by id and inline features.
+
+    :param look_up: what the catalogue holds now of some ids
+    :param capacity: rows, at most; the rows of requests that are running come on top
+    """
+
+    def __init__(self, look_up: Callable[[Sequence[str]], dict[str, Known]], capacity: int) -> None:
+        self._look_up = look_up
+        self._capacity = capacity
+        self._generation = _Generation(capacity)
+        # Adding and forgetting: what was read of the catalogue before a change must not be kept after it.
+        self.lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Rows in use."""
+        return len(self._generation.table)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """The catalogue changed for these; the caller holds ``lock``."""
+        generation = self._generation
+        for item_id in ids:
+            generation.row_of.pop(item_id, None)
+            for key in generation.inline_of.pop(item_id, ()):
+                generation.row_of.pop(key, None)
+
+    def resolve(self, candidates: Sequence[str | Candidate]) -> Resolved:
+        """Rows for all candidates, hashing those that were never seen.
+
+        :raises InvalidFeatures: names the candidate and the feature
+        :raises InvalidRequest: an id stands twice
+        """
+        ids: Sequence[str]
+        keys: Sequence[str | tuple[str, bytes]]
+        generation = self._generation
+        try:
+            # Bare ids only, as most requests are: one pass in C.
+            found = list(map(generation.row_of.get, candidates))  # type: ignore[arg-type]
+            ids = keys = candidates  # type: ignore[assignment]
+        except TypeError:
+            ids = [one if isinstance(one, str) else one.id for one in candidates]
+            keys = [
+                one
+                if isinstance(one, str)
+                else one.id if one.features is UNSET else (one.id, bytes(one.features))
+                for one in candidates
+            ]  # fmt: skip
+            found = list(map(generation.row_of.get, keys))
+        if len(set(ids)) != len(ids):
+            raise _twice(ids)
+        if None in found:
+            generation, found = self._add(ids, keys)
+        rows = np.array(found, np.int32)
+        return Resolved(
+            ids, rows, generation.table.view(), generation.standing[rows], generation.versions[rows], generation
+        )
+
+    def _add(
+        self, ids: Sequence[str], keys: Sequence[str | tuple[str, bytes]]
+    ) -> tuple[_Generation, list[int | None]]:
+        with self.lock:
+            try:
+                return self._add_to(self._generation, ids, keys)
+            except TableFull:
+                # Begin again: what is asked for is hashed anew, what is not is forgotten.
+                self._generation = _Generation(max(self._capacity, len(keys)))
+                return self._add_to(self._generation, ids, keys)
+
+    def _add_to(
+        self, generation: _Generation, ids: Sequence[str], keys: Sequence[str | tuple[str, bytes]]
+    ) -> tuple[_Generation, list[int | None]]:
+        found = list(map(generation.row_of.get, keys))
+        missing = [place for place, row in enumerate(found) if row is None]
+        new_ids = [ids[place] for place in missing]
+        check_ids(new_ids, where="candidates")
+        known = self._look_up(new_ids)
+        texts, standing, versions = [], [], []
+        for place in missing:
+            key, item = keys[place], known.get(ids[place])
+            withdrawn = item is not None and item.withdrawn
+            if isinstance(key, tuple):
+                texts.append(key[1])
+                standing.append(WITHDRAWN if withdrawn else CATALOGUED)
+                versions.append(0)
+            else:
+                texts.append(NO_FEATURES if item is None else item.features)
+                standing.append(UNKNOWN if item is None else WITHDRAWN if withdrawn else CATALOGUED)
+                versions.append(0 if item is None else item.version)
+        rows = generation.table.add(new_ids, texts, places=missing)
+        generation.standing[rows] = standing
+        generation.versions[rows] = versions
+        for place, row, text, version in zip(missing, rows.tolist(), texts, versions, strict=True):
+            key = keys[place]
+            found[place] = generation.row_of[key] = row
+            if isinstance(key, tuple):
+                generation.inline_of.setdefault(key[0], []).append(key)
+            if not version:
+                generation.texts[row] = (ids[place], text)
+        return generation, found
+
+
+def unnumbered(resolved: Resolved) -> list[tuple[int, tuple[str, bytes]]]:
+    """(place among the candidates, (id, features text)) of those that the log has no version number for."""
+    texts = resolved.generation.texts
+    found = []
+    for place in np.flatnonzero(resolved.versions == 0).tolist():
+        row = int(resolved.rows[place])
+        text = texts.get(row)
+        if text is None:
+            # Another thread's decision had it numbered meanwhile.
+            resolved.versions[place] = resolved.generation.versions[row]
+        else:
+            found.append((place, text))
+    return found
+
+
+def number(resolved: Resolved, places: Sequence[int], versions: Sequence[int]) -> None:
+    """The log gave these candidates version numbers, durably."""
+    generation = resolved.generation
+    for place, version in zip(places, versions, strict=True):
+        row = int(resolved.rows[place])
+        generation.versions[row] = version
+        generation.texts.pop(row, None)
+
+
+def _twice(ids: Sequence[str]) -> InvalidRequest:
+    seen: set[str] = set()
+    for place, item_id in enumerate(ids):
+        if item_id in seen:
+            return InvalidRequest(
+                f"candidates[{place}] repeats the id {item_id!r}; each candidate may stand once", id=item_id
+            )
+        seen.add(item_id)
+    raise AssertionError("no id stands twice")

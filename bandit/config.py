@@ -1,0 +1,301 @@
+"""The live config document (an API resource, versioned in the log) and the settings of a start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bandit.errors import InvalidConfig, InvalidSetting
+from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
+from bandit.records import MAX_SLOTS
+from bandit.reward import Formula
+
+# ---------------------------------------------------------------- explorers
+
+
+class SquareCB(Struct, forbid_unknown_fields=True, tag_field="kind", tag="squarecb"):
+    """Inverse gap weighting: p = 1 / (M + gamma * gap), gamma = gamma_scale * learned ** gamma_exponent.
+
+    Source: Foster and Rakhlin, "Beyond UCB", 2020; VW's ``--squarecb``.
+    """
+
+    gamma_scale: Annotated[float, Meta(gt=0, le=1e6)] = 100.0
+    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5
+
+    def explorer(self, n_learned: int) -> Explorer:
+        return squarecb(gamma_scale=self.gamma_scale, gamma_exponent=self.gamma_exponent, n_learned=n_learned)
+
+
+class EpsilonGreedy(Struct, forbid_unknown_fields=True, tag_field="kind", tag="epsilon_greedy"):
+    """The best with 1 - epsilon; otherwise any of the shortlist."""
+
+    epsilon: Annotated[float, Meta(ge=0, le=1)] = 0.1
+
+    def explorer(self, n_learned: int) -> Explorer:
+        return epsilon_greedy(epsilon=self.epsilon)
+
+
+class Softmax(Struct, forbid_unknown_fields=True, tag_field="kind", tag="softmax"):
+    """p proportional to exp(lambda * score); slot by slot this is Plackett-Luce."""
+
+    lambda_: Annotated[float, Meta(ge=0, le=1e6)] = msgspec.field(default=10.0, name="lambda")
+
+    def explorer(self, n_learned: int) -> Explorer:
+        return softmax(lambda_=self.lambda_)
+
+
+class Greedy(Struct, forbid_unknown_fields=True, tag_field="kind", tag="greedy"):
+    """The best, always (the floor still explores)."""
+
+    def explorer(self, n_learned: int) -> Explorer:
+        return greedy()
+
+
+class Uniform(Struct, forbid_unknown_fields=True, tag_field="kind", tag="uniform"):
+    """Any of the shortlist alike."""
+
+    def explorer(self, n_learned: int) -> Explorer:
+        return uniform()
+
+
+ExplorerConfig = SquareCB | EpsilonGreedy | Softmax | Greedy | Uniform
+
+# ---------------------------------------------------------------- learning
+
+
+class ConstantWeight(Struct, forbid_unknown_fields=True, tag_field="kind", tag="constant"):
+    """Every learned slot weighs the same."""
+
+    weight: Annotated[float, Meta(ge=1, le=100)] = 1.0
+
+    def weight_of(self, propensity: float) -> float:
+        return self.weight
+
+
+class IpsWeight(Struct, forbid_unknown_fields=True, tag_field="kind", tag="ips"):
+    """1 / propensity, never above ``clamp``."""
+
+    clamp: Annotated[float, Meta(ge=1, le=1_000)] = 10.0
+
+    def weight_of(self, propensity: float) -> float:
+        return min(1.0 / propensity, self.clamp)
+
+
+class Signal(Struct, forbid_unknown_fields=True):
+    """What one signal means.
+
+    `combine`: how repeated reports become one value. `evidence`: the client sends it for every seen
+    item whatever the outcome (as it does watch time, or a skip), so that it proves that the slot was
+    seen. A like is no such evidence: taken as one, it would teach that whatever is seen is liked.
+    """
+
+    combine: Literal["sum", "max", "last"] = "max"
+    evidence: bool = False
+
+
+SignalName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
+Phi = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Config(Struct, forbid_unknown_fields=True):
+    """All that may change while the service runs; replaced whole, checked whole.
+
+    `floor` is the share of each slot's draw that is uniform over all eligible candidates, one number or
+    one for each slot (the last holds for the rest). With 0, replay must refuse targets that differ there.
+    """
+
+    explorer: ExplorerConfig = msgspec.field(default_factory=SquareCB)
+    shortlist: Annotated[int, Meta(ge=1, le=10_000)] | None = 50
+    floor: Phi | Annotated[list[Phi], Meta(min_length=1, max_length=MAX_SLOTS)] = 0.05
+    slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] = 10
+    learning_weight: ConstantWeight | IpsWeight = msgspec.field(default_factory=ConstantWeight)
+    reward: Annotated[str, Meta(min_length=1, max_length=1_000)] = (
+        "min(watch_s, 60) / 60 + like + 2 * share + 2 * follow + comment - skip / 2 - 2 * not_interested - 3 * report"
+    )
+    reward_range: tuple[float, float] = (-10.0, 10.0)
+    signals: Annotated[dict[SignalName, Signal], Meta(max_length=64)] = msgspec.field(
+        default_factory=lambda: {
+            "watch_s": Signal(combine="max", evidence=True),
+            "skip": Signal(combine="max", evidence=True),
+            "like": Signal(combine="last"),
+            "comment": Signal(combine="sum"),
+            "share": Signal(combine="sum"),
+            "follow": Signal(combine="last"),
+            "not_interested": Signal(combine="max"),
+            "report": Signal(combine="max"),
+        }
+    )
+    evidence: Literal["viewport", "served"] = "viewport"
+    reward_window_s: Annotated[float, Meta(ge=0.1, le=30 * 86_400)] = 600.0
+    default_reward: float = 0.0
+
+    def floors(self, n_slots: int) -> list[float]:
+        """phi of each slot, shape (n_slots,)."""
+        given = self.floor if isinstance(self.floor, list) else [self.floor]
+        return [given[min(slot, len(given) - 1)] for slot in range(n_slots)]
+
+
+def check_config(config: Config) -> Formula:
+    """The compiled reward formula of a config that is sound as a whole.
+
+    :raises InvalidConfig: the parts do not fit together; the message lists every fault
+    """
+    faults = []
+    formula = Formula(config.reward)
+    unknown = sorted(formula.names - config.signals.keys())
+    if unknown:
+        faults.append(f"reward uses {', '.join(unknown)}, which signals does not list; add it there")
+    low, high = config.reward_range
+    if not -1e6 <= low < high <= 1e6:
+        faults.append(f"reward_range is [{low}, {high}]; it must rise, within -1e6 to 1e6")
+    elif not low <= config.default_reward <= high:
+        faults.append(f"default_reward {config.default_reward} is outside reward_range [{low}, {high}]")
+    if faults:
+        raise InvalidConfig("; ".join(faults), faults=faults)
+    return formula
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """A config version as it is in force: the document, and what is worked out from it once."""
+
+    version: int
+    document: Config
+
+    @cached_property
+    def formula(self) -> Formula:
+        return check_config(self.document)
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.version}"'
+
+
+# ---------------------------------------------------------------- settings of a start
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table below."""
+
+    name: str
+    default: Any
+    unit: str
+    help: str
+
+
+#: Everything a start can be told, by ``--name`` or the environment's ``FEED_BANDIT_NAME``.
+SETTINGS = (
+    Setting("data", "data", "directory", "where the log and the models live; made if missing"),
+    Setting("host", "127.0.0.1", "address", "address to listen on"),
+    Setting("port", 8080, "port", "port to listen on"),
+    Setting("workers", 0, "processes", "rank workers; 0: one less than the cores, at least 1, at most 8"),
+    Setting("threads", 4, "threads", "requests that one worker handles at the same time"),
+    Setting("vw", "-b 18 -q UI -q CI", "VW arguments", "of the learner; fixed for the life of a data directory"),
+    Setting("durable", True, "yes/no", "reply only after fsync; no: a power cut may lose the last second"),
+    Setting("publish_ms", 200, "milliseconds", "shortest time between two published models"),
+    Setting("tick_s", 1.0, "seconds", "longest time without a record while windows are open"),
+    Setting("cache_items", 200_000, "items", "hashed candidates that a worker keeps, at most"),
+    Setting("keep_models", 20, "models", "newest published models whose files are kept"),
+    Setting("max_body_mb", 16, "megabytes", "largest request body"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings, frozen for the life of a process; see `SETTINGS`."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    threads: int = 4
+    vw: str = "-b 18 -q UI -q CI"
+    durable: bool = True
+    publish_ms: int = 200
+    tick_s: float = 1.0
+    cache_items: int = 200_000
+    keep_models: int = 20
+    max_body_mb: int = 16
+
+    def environment(self) -> dict[str, str]:
+        """The same settings as environment variables, for child processes."""
+        return {f"FEED_BANDIT_{setting.name.upper()}": str(getattr(self, setting.name)) for setting in SETTINGS}
+
+
+def default_workers() -> int:
+    """One less than the cores that this process may use (the trainer has one), from 1 to 8."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+
+
+def read_settings(given: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+    """Defaults, then the environment, then what was given on the command line.
+
+    :param given: settings by name, as text
+    :raises InvalidSetting: lists every fault, not only the first
+    """
+    faults: list[str] = []
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        variable = f"FEED_BANDIT_{setting.name.upper()}"
+        text = given.get(setting.name, environ.get(variable))
+        if text is None:
+            values[setting.name] = setting.default
+            continue
+        try:
+            values[setting.name] = _parse(text, type(setting.default))
+        except ValueError:
+            faults.append(
+                f"{setting.name} is {text!r}; expected {setting.unit} such as {setting.default!r} "
+                f"(set by --{setting.name.replace('_', '-')} or {variable})"
+            )
+    known = {f"FEED_BANDIT_{setting.name.upper()}" for setting in SETTINGS}
+    faults += [
+        f"environment variable {name} is no setting; known are {', '.join(sorted(known))}"
+        for name in environ
+        if name.startswith("FEED_BANDIT_") and name not in known
+    ]
+    if not faults:
+        faults = _out_of_range(values)
+    if faults:
+        raise InvalidSetting("\n".join(faults), faults=faults)
+    values["data"] = Path(values["data"]).resolve()
+    values["workers"] = values["workers"] or default_workers()
+    return Settings(**values)
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "port": (1, 65_535),
+    "workers": (0, 64),
+    "threads": (1, 64),
+    "publish_ms": (10, 600_000),
+    "tick_s": (0.05, 3_600),
+    "cache_items": (20_000, 50_000_000),
+    "keep_models": (2, 10_000),
+    "max_body_mb": (1, 1_024),
+}
+
+
+def _out_of_range(values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} is {values[name]}; it must be from {low} to {high}"
+        for name, (low, high) in _LIMITS.items()
+        if not low <= values[name] <= high
+    ]
+
+
+def _parse(text: str, type_: type) -> Any:
+    if type_ is bool:
+        if text.lower() in ("yes", "true", "1", "on"):
+            return True
+        if text.lower() in ("no", "false", "0", "off"):
+            return False
+        raise ValueError(text)
+    return type_(text)

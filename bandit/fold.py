@@ -1,0 +1,366 @@
+"""The fold: log records in, lessons out. Pure; the only clock is the records' own ``ts``.
+
+A decision is open until its reward window ends. When a record with a later ``ts`` arrives, the window
+is over: each slot that was seen is taught with its reward, in the order of decision position and slot.
+A slot reported ``final`` is taught at once. The same records always give the same lessons in the same
+order, wherever the fold was resumed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from bandit.config import LiveConfig
+from bandit.records import ActivateRequest, Decision, Feedback
+from bandit.reward import combine
+
+
+class Record(NamedTuple):
+    """A log record as the fold reads it; ``payload`` is JSON text."""
+
+    pos: int
+    ts: float
+    kind: str
+    event_id: str | None
+    payload: bytes
+
+
+class Lesson(NamedTuple):
+    """What became of one slot when its time was over.
+
+    :ivar status: ``learned``, or why not: ``unseen``, ``undefined_reward`` (the formula has no value
+        there), ``altered`` (another list was shown), ``not_shown``, ``not_activated``
+    :ivar evidence: why it counts as seen: ``impression``, ``signal:<name>``, ``activation`` or
+        ``cascade`` (a later slot was seen)
+    :ivar shared: resolved features of viewer and context, as the decision stored them
+    """
+
+    decision_pos: int
+    slot: int
+    event_id: str
+    item_id: str
+    version: int
+    status: str
+    evidence: str | None
+    reward: float | None
+    weight: float | None
+    closed_pos: int
+    closed_at: float
+    shared: bytes
+
+
+def closes_at(ts: float, window_s: float, activated_at: float | None) -> float:
+    """When a decision's window ends: an activation in time starts it anew (the feed was fetched early)."""
+    end = ts + window_s
+    return activated_at + window_s if activated_at is not None and activated_at < end else end
+
+
+class _ItemState:
+    """What was reported of one item so far."""
+
+    __slots__ = ("reward", "seen", "signals")
+
+    def __init__(self) -> None:
+        self.signals: dict[str, float] = {}
+        self.seen: bool | None = None
+        self.reward: float | None = None
+
+
+class _Open:
+    """A decision whose window is open."""
+
+    __slots__ = ("activated", "altered", "closes", "config", "event_id", "items", "n_shown", "pos", "taught")
+
+    def __init__(self, *, pos: int, event_id: str, config: int, activated: bool, closes: float) -> None:
+        self.pos = pos
+        self.event_id = event_id
+        self.config = config
+        self.activated = activated
+        self.closes = closes
+        self.items: dict[str, _ItemState] | None = None
+        self.taught: set[int] | None = None
+        self.n_shown: int | None = None
+        self.altered = False
+
+
+class _Header(msgspec.Struct):
+    """The part of a decision that joining needs; the rest is not even parsed."""
+
+    config: int
+    deferred: bool = False
+
+
+_header = msgspec.json.Decoder(_Header).decode
+_decision = msgspec.json.Decoder(Decision).decode
+_feedback = msgspec.json.Decoder(Feedback).decode
+_activation = msgspec.json.Decoder(ActivateRequest).decode
+
+
+class Fold:
+    """State of the join between decisions and what came back.
+
+    :param configs: every config version that decisions may name; the caller adds new ones as they appear
+    :param payload_at: payload of the decision at a position, read again only when a slot of it is closed
+    """
+
+    def __init__(self, configs: Mapping[int, LiveConfig], payload_at: Callable[[int], bytes]) -> None:
+        self._configs = configs
+        self._payload_at = payload_at
+        self._open: dict[str, _Open] = {}
+        self._closing: list[tuple[float, int, str]] = []
+        # First position of what came before the decision that is now open.
+        self._early: dict[str, int] = {}
+        self._pending: dict[str, list[Record]] = {}
+        self._expiring: list[tuple[float, int, str]] = []
+        self.counts: Counter[str] = Counter()
+
+    # ------------------------------------------------------------ what the trainer asks
+
+    @property
+    def n_open(self) -> int:
+        """Decisions whose window is open."""
+        return len(self._open)
+
+    def next_close(self) -> float | None:
+        """Log time at which the next open window ends; None if none is open."""
+        while self._closing:
+            closes, _, event_id = self._closing[0]
+            decision = self._open.get(event_id)
+            if decision is not None and decision.closes == closes:
+                return closes
+            heapq.heappop(self._closing)
+        return None
+
+    def reads_from(self, position: int) -> int:
+        """Where a fold that resumes after ``position`` must begin to read, to know what is open there."""
+        # Decisions enter in the order of their positions, so the first one is the oldest.
+        oldest = next(iter(self._open.values()), None)
+        firsts = [position + 1] if oldest is None else [oldest.pos]
+        firsts += self._early.values()
+        firsts += [records[0].pos for records in self._pending.values()]
+        return min(firsts)
+
+    # ------------------------------------------------------------ folding
+
+    def apply(self, record: Record) -> list[Lesson]:
+        """Fold one record; what closed because of it, in the order in which it is to be learned."""
+        lessons = self._close_due(record)
+        if record.kind == "decision":
+            self._decide(record)
+        elif record.kind == "feedback":
+            lessons += self._feedback(record)
+        elif record.kind == "activation":
+            self._activate(record)
+        self._expire(record.ts)
+        return lessons
+
+    def _close_due(self, record: Record) -> list[Lesson]:
+        if not self._closing or self._closing[0][0] > record.ts:
+            return []
+        due = []
+        while self._closing and self._closing[0][0] <= record.ts:
+            closes, _, event_id = heapq.heappop(self._closing)
+            decision = self._open.get(event_id)
+            # A window that was started anew stands in the heap twice; the old entry is void.
+            if decision is not None and decision.closes == closes:
+                del self._open[event_id]
+                self._early.pop(event_id, None)
+                due.append(decision)
+        due.sort(key=lambda decision: decision.pos)
+        return [lesson for decision in due for lesson in self._close(decision, record)]
+
+    def _decide(self, record: Record) -> None:
+        assert record.event_id is not None
+        header = _header(record.payload)
+        window_s = self._configs[header.config].document.reward_window_s
+        decision = _Open(
+            pos=record.pos,
+            event_id=record.event_id,
+            config=header.config,
+            activated=not header.deferred,
+            closes=closes_at(record.ts, window_s, None),
+        )
+        self._open[record.event_id] = decision
+        heapq.heappush(self._closing, (decision.closes, decision.pos, decision.event_id))
+        self.counts["decisions"] += 1
+        for earlier in self._pending.pop(record.event_id, ()):
+            self._early.setdefault(record.event_id, earlier.pos)
+            self.counts["joined_early"] += 1
+            if earlier.kind == "feedback":
+                # Its lessons, if final, wait for the window: they cannot be taught before this record.
+                self._report(decision, _feedback(earlier.payload))
+            else:
+                self._show(decision, _activation(earlier.payload), record.ts)
+
+    def _feedback(self, record: Record) -> list[Lesson]:
+        decision = self._open.get(record.event_id or "")
+        self.counts["feedback"] += 1
+        if decision is None:
+            self._keep(record)
+            return []
+        feedback = _feedback(record.payload)
+        self._report(decision, feedback)
+        final = {item.id for item in feedback.items if item.final}
+        if not final or not decision.activated or decision.altered:
+            return []
+        stored = _decision(self._payload_at(decision.pos))
+        return [
+            lesson
+            for lesson in self._lessons(decision, stored, record, only=final)
+            if lesson.status == "learned"
+        ]
+
+    def _activate(self, record: Record) -> None:
+        decision = self._open.get(record.event_id or "")
+        self.counts["activations"] += 1
+        if decision is None:
+            self._keep(record)
+            return
+        self._show(decision, _activation(record.payload), record.ts)
+
+    def _keep(self, record: Record) -> None:
+        """Keep what came before its decision, for one window; what came after the window is merely late."""
+        assert record.event_id is not None
+        newest = self._configs[max(self._configs)] if self._configs else None
+        window_s = newest.document.reward_window_s if newest is not None else 0.0
+        self._pending.setdefault(record.event_id, []).append(record)
+        heapq.heappush(self._expiring, (record.ts + window_s, record.pos, record.event_id))
+
+    def _expire(self, now: float) -> None:
+        while self._expiring and self._expiring[0][0] <= now:
+            _, position, event_id = heapq.heappop(self._expiring)
+            kept = self._pending.get(event_id)
+            if kept is None:
+                continue
+            kept = [record for record in kept if record.pos != position]
+            self.counts["unmatched"] += 1
+            if kept:
+                self._pending[event_id] = kept
+            else:
+                del self._pending[event_id]
+
+    # ------------------------------------------------------------ one decision
+
+    def _show(self, decision: _Open, request: ActivateRequest, ts: float) -> None:
+        if not decision.activated:
+            decision.activated = True
+            window_s = self._configs[decision.config].document.reward_window_s
+            decision.closes = closes_at(ts, window_s, ts)
+            heapq.heappush(self._closing, (decision.closes, decision.pos, decision.event_id))
+        if request.shown is not None:
+            stored = _decision(self._payload_at(decision.pos))
+            ranked = [slot.id for slot in stored.slots[: len(request.shown)]]
+            decision.altered = ranked != request.shown
+            decision.n_shown = len(request.shown)
+            if decision.altered:
+                self.counts["altered"] += 1
+
+    def _report(self, decision: _Open, feedback: Feedback) -> None:
+        signals = self._configs[decision.config].document.signals
+        if decision.items is None:
+            decision.items = {}
+        for item in feedback.items:
+            state = decision.items.setdefault(item.id, _ItemState())
+            for name, value in item.signals.items():
+                how = signals[name].combine if name in signals else "last"
+                state.signals[name] = combine(how, state.signals.get(name), value)
+            if item.seen is not None:
+                state.seen = item.seen
+            if item.reward is not None:
+                state.reward = item.reward
+
+    def _close(self, decision: _Open, record: Record) -> Iterator[Lesson]:
+        served = self._configs[decision.config].document.evidence == "served"
+        if decision.items is None and not (served and decision.activated and not decision.altered):
+            # Nothing was heard of it: it teaches nothing, and needs no row to say so.
+            self.counts["silent" if decision.activated else "not_activated"] += 1
+            return
+        stored = _decision(self._payload_at(decision.pos))
+        yield from self._lessons(decision, stored, record, only=None)
+
+    def _lessons(
+        self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None
+    ) -> Iterator[Lesson]:
+        config = self._configs[decision.config]
+        evidences = self._evidence(decision, stored, config, cascade=only is None)
+        for index, (slot, evidence) in enumerate(zip(stored.slots, evidences, strict=True)):
+            if only is not None and slot.id not in only:
+                continue
+            if decision.taught is not None and index in decision.taught:
+                continue
+            state = decision.items.get(slot.id) if decision.items is not None else None
+            reward = weight = None
+            if not decision.activated:
+                status = "not_activated"
+            elif decision.altered:
+                status = "altered"
+            elif decision.n_shown is not None and index >= decision.n_shown:
+                status = "not_shown"
+            elif evidence is None:
+                status = "unseen"
+            else:
+                reward = _reward(state, config)
+                status = "undefined_reward" if reward is None else "learned"
+            if status == "learned":
+                weight = config.document.learning_weight.weight_of(slot.propensity)
+                if decision.taught is None:
+                    decision.taught = set()
+                decision.taught.add(index)
+            if only is None or status == "learned":
+                self.counts[status] += 1
+            yield Lesson(
+                decision_pos=decision.pos,
+                slot=index,
+                event_id=decision.event_id,
+                item_id=slot.id,
+                version=slot.version,
+                status=status,
+                evidence=evidence,
+                reward=reward,
+                weight=weight,
+                closed_pos=record.pos,
+                closed_at=record.ts,
+                shared=bytes(stored.shared),
+            )
+
+    @staticmethod
+    def _evidence(decision: _Open, stored: Decision, config: LiveConfig, *, cascade: bool) -> list[str | None]:
+        """Why each slot counts as seen, or None; never from the slot's own reward."""
+        document = config.document
+        found: list[str | None] = []
+        for index, slot in enumerate(stored.slots):
+            state = decision.items.get(slot.id) if decision.items is not None else None
+            shown = decision.n_shown is None or index < decision.n_shown
+            evidence = None
+            if state is not None and state.seen is not None:
+                evidence = "impression" if state.seen else "declared unseen"
+            elif state is not None:
+                names = [n for n in state.signals if n in document.signals and document.signals[n].evidence]
+                evidence = f"signal:{min(names)}" if names else None
+            if evidence is None and document.evidence == "served" and decision.activated and shown:
+                evidence = "activation"
+            found.append(evidence)
+        later_seen = False
+        for index in range(len(found) - 1, -1, -1):
+            if found[index] is None and later_seen and cascade:
+                found[index] = "cascade"
+            elif found[index] == "declared unseen":
+                found[index] = None
+                continue
+            later_seen = later_seen or found[index] is not None
+        return found
+
+
+def _reward(state: _ItemState | None, config: LiveConfig) -> float | None:
+    low, high = config.document.reward_range
+    if state is not None and state.reward is not None:
+        return min(max(state.reward, low), high)
+    if state is None or not state.signals:
+        return config.document.default_reward
+    reward = config.formula(state.signals)
+    return None if reward is None else min(max(reward, low), high)

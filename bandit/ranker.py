@@ -1,0 +1,377 @@
+"""The rank path: candidates in, a slate drawn with exact propensities out, and the record that proves it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from msgspec import UNSET, Raw
+from numpy.typing import NDArray
+
+from bandit import records
+from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Known, Resolved, number, unnumbered
+from bandit.config import LiveConfig
+from bandit.errors import CorruptModel, EmptySlate
+from bandit.explore import epsilon_greedy
+from bandit.features import hash_resolved, resolve_shared
+from bandit.records import Decision, Placement, RankReply, RankRequest, Slot
+from bandit.scorer import score, weights_from_model
+from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, score_order, seed_of
+from bandit.store.configs import all_configs, newest_config
+from bandit.store.data import DataDirectory
+from bandit.store.events import StoredDecision, find_decision, same_body
+from bandit.store.items import current_items, intern_versions
+from bandit.store.items import versions as stored_versions
+from bandit.store.log import Txn
+from bandit.store.models import PublishedModel, newest_models
+
+# Under a deadline candidates are scored so many at a time, and the clock is read between.
+CHUNK = 128
+# Of a deadline, what drawing, logging and answering are left.
+RESERVE_MS = 1.0
+#: The fallback's draw over the caller's own order.
+CALLER_ORDER = epsilon_greedy(epsilon=0.1)
+
+
+class Snapshot(NamedTuple):
+    """A model as a worker serves it.
+
+    :ivar weights: shape (2 ** bits,), mapped from the published file
+    """
+
+    published: PublishedModel
+    weights: NDArray[np.float32]
+
+
+class Ranked(NamedTuple):
+    """A ranking that is not logged yet: nobody may see it before `Ranker.log` returns."""
+
+    reply: RankReply
+    decision: Decision
+    resolved: Resolved
+    body_hash: bytes | None
+
+
+class Ranker:
+    """Ranks for one worker; safe to share between threads.
+
+    :param clock: UTC seconds, for event ids only
+    :param monotonic: seconds, for deadlines only
+    """
+
+    def __init__(
+        self,
+        data: DataDirectory,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._data = data
+        self._log = data.log
+        self._clock = clock
+        self._monotonic = monotonic
+        self._cache = CandidateCache(self._look_up, data.settings.cache_items)
+        self._control_pos = self._log.last_position()
+        self.configs = all_configs(self._log)
+        self.config: LiveConfig = self.configs[max(self.configs)]
+        self.snapshot: Snapshot | None = None
+        self.model_problem: str | None = None
+        self._swap = threading.Lock()
+        self.refresh_model()
+
+    # ------------------------------------------------------------ what is served
+
+    def _look_up(self, ids: Any) -> dict[str, Known]:
+        return {
+            item_id: Known(item.version, item.features, item.withdrawn)
+            for item_id, item in current_items(self._log, ids).items()
+        }
+
+    def sync(self) -> None:
+        """Apply what changed since the last request: config, catalogue, withdrawals.
+
+        :raises LogUnavailable: the log cannot be read
+        """
+        if not self._log.read_control(self._control_pos):
+            return
+        with self._cache.lock:
+            rows = self._log.read_control(self._control_pos)
+            for row in rows:
+                if row.kind == "items":
+                    changed = records.decode(row.payload, records.ItemsRecord)
+                    self._cache.forget(item_id for item_id, _ in changed.items)
+                elif row.kind == "withdraw":
+                    self._cache.forget([records.decode(row.payload, records.Withdraw).id])
+            config = newest_config(rows)
+            if config is not None:
+                self.configs = all_configs(self._log)
+                self.config = self.configs[config.version]
+            if rows:
+                self._control_pos = rows[-1].pos
+
+    def refresh_model(self) -> bool:
+        """Serve the newest published model that is whole; True if it is another than before.
+
+        Called off the request path. A model that is damaged is passed over: the last good one serves on.
+
+        :raises LogUnavailable: the log cannot be read
+        """
+        with self._swap:
+            newest = newest_models(self._log)
+            current = self.snapshot
+            if not newest or (current is not None and newest[0].published_pos == current.published.published_pos):
+                return False
+            published = newest[0]
+            if current is not None and published.weights_digest == current.published.weights_digest:
+                self.snapshot = Snapshot(published, current.weights)
+                return True
+            try:
+                weights = self._data.models.map_weights(published.weights_digest, 1 << self._data.args.bits)
+            except CorruptModel:
+                try:
+                    weights = self._weights_of(published)
+                except CorruptModel as error:
+                    self.model_problem = error.message
+                    return False
+            self.snapshot = Snapshot(published, weights)
+            self.model_problem = None
+            return True
+
+    def _weights_of(self, published: PublishedModel) -> NDArray[np.float32]:
+        return weights_from_model(self._data.models.read(published.digest), self._data.args)
+
+    # ------------------------------------------------------------ ranking
+
+    def rank(self, request: RankRequest, *, received: float | None = None) -> Ranked:
+        """Draw a ranking; nothing is logged yet.
+
+        :param received: monotonic seconds at which the request arrived; its deadline counts from there
+        :raises InvalidRequest: the candidates or features cannot be used; the message names the place
+        :raises EmptySlate: no candidate may be shown
+        :raises LogUnavailable: the log cannot be read
+        """
+        started = self._monotonic() if received is None else received
+        self.sync()
+        config, snapshot, read_pos = self.config, self.snapshot, self._control_pos
+        document = config.document
+        resolved = self._cache.resolve(request.candidates)
+        n = len(resolved.rows)
+        event_id = self._new_event_id() if request.event_id is UNSET else request.event_id
+        seed = seed_of(event_id, self._data.secret)
+
+        user = request.user
+        shared = resolve_shared(
+            None if user is None else user.id,
+            {} if user is None or user.features is UNSET else user.features,
+            {} if request.context is UNSET else request.context,
+        )
+        state = np.full(n, ELIGIBLE, np.uint8)
+        ineligible = self._mark_ineligible(request, resolved, state)
+        if len(ineligible) and not (state == ELIGIBLE).any():
+            raise EmptySlate(
+                f"none of the {n} candidates may be shown: "
+                + ", ".join(f"{len(places)} {reason}" for reason, places in ineligible.items())
+                + "; send others",
+                **{reason: len(places) for reason, places in ineligible.items()},
+            )
+
+        scores = np.zeros(n, np.float32)
+        fallback = None
+        n_scored = 0
+        if snapshot is None:
+            fallback = "no_model"
+        else:
+            hashed = hash_resolved(shared)
+            view, rows, weights, args = resolved.view, resolved.rows, snapshot.weights, self._data.args
+            if request.deadline_ms is UNSET:
+                score(view, rows, hashed, weights, args, scores)
+                n_scored = n
+            else:
+                until = started + (request.deadline_ms - min(RESERVE_MS, request.deadline_ms / 2)) / 1000
+                order = score_order(seed, n)
+                part = np.empty(CHUNK, np.float32)
+                while n_scored < n and self._monotonic() < until:
+                    chosen = order[n_scored : n_scored + CHUNK]
+                    score(view, rows[chosen], hashed, weights, args, part[: len(chosen)])
+                    scores[chosen] = part[: len(chosen)]
+                    n_scored += len(chosen)
+                left = order[n_scored:]
+                state[left[state[left] == ELIGIBLE]] = UNSCORED
+                if n_scored == 0:
+                    fallback = "deadline"
+
+        n_slots = document.slots if request.slots is UNSET else request.slots
+        floor = np.array(document.floors(n_slots))
+        if fallback is None:
+            assert snapshot is not None
+            n_learned = snapshot.published.learned
+            explorer = document.explorer.explorer(n_learned)
+            slate = draw_slate(
+                scores, state, n_slots=n_slots, explorer=explorer, shortlist=document.shortlist or 0, floor=floor,
+                seed=seed,
+            )  # fmt: skip
+        else:
+            n_learned = 0
+            state[state == UNSCORED] = ELIGIBLE
+            slate = draw_slate(
+                -np.arange(n, dtype=np.float32), state, n_slots=n_slots, explorer=CALLER_ORDER, shortlist=0,
+                floor=floor, seed=seed,
+            )  # fmt: skip
+
+        chosen_at = slate.chosen.tolist()
+        propensities = slate.propensity.tolist()
+        slot_scores: list[float | None]
+        if fallback is not None:
+            slot_scores = [None] * len(chosen_at)
+        elif n_scored == n:
+            # + 0.0: a cost of zero is no score of minus zero.
+            slot_scores = (scores[slate.chosen] + np.float32(0.0)).tolist()
+        else:
+            slot_scores = [float(scores[at]) if state[at] == ELIGIBLE else None for at in chosen_at]
+        versions = resolved.versions[slate.chosen].tolist()
+        ids = resolved.ids
+        unknown = np.flatnonzero(resolved.standing == UNKNOWN).tolist()
+        decision = Decision(
+            slots=[
+                Slot(ids[at], version, propensity, value, bool(exploratory))
+                for at, version, propensity, value, exploratory in zip(
+                    chosen_at, versions, propensities, slot_scores, slate.exploratory.tolist(), strict=True
+                )
+            ],
+            shared=Raw(shared),
+            config=config.version,
+            model=None if fallback is not None or snapshot is None else snapshot.published.digest,
+            read_pos=read_pos,
+            scored=n_scored,
+            n_slots=n_slots,
+            n_learned=n_learned,
+            fallback=fallback,
+            user=None if user is None else user.id,
+            unknown=unknown,
+            ineligible=ineligible,
+            deferred=request.defer_activation,
+        )
+        reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
+        return Ranked(reply, decision, resolved, None)
+
+    @staticmethod
+    def _mark_ineligible(
+        request: RankRequest, resolved: Resolved, state: NDArray[np.uint8]
+    ) -> dict[str, list[int]]:
+        """Places by reason, and their ``state`` set; few requests have any."""
+        ineligible: dict[str, list[int]] = {}
+        withdrawn = np.flatnonzero(resolved.standing == WITHDRAWN)
+        if len(withdrawn):
+            ineligible["withdrawn"] = withdrawn.tolist()
+            state[withdrawn] = INELIGIBLE
+        if request.exclude:
+            excluded = set(request.exclude)
+            places = [place for place, item_id in enumerate(resolved.ids) if item_id in excluded]
+            if places:
+                ineligible["excluded"] = places
+                state[places] = INELIGIBLE
+        return ineligible
+
+    def _new_event_id(self) -> str:
+        # Time first, so that neighbours in time are neighbours in the index; 80 random bits nobody can guess.
+        return f"{int(self._clock() * 1000):012x}{secrets.token_hex(10)}"
+
+    # ------------------------------------------------------------ logging
+
+    def decide(self, request: RankRequest, *, received: float | None = None) -> RankReply:
+        """Rank and log: the reply may be sent. A repeated event id gets the reply it got before.
+
+        :raises IdConflict: the event id answered another request
+        :raises LogUnavailable: nothing was logged, so nothing may be shown
+        """
+        if request.event_id is UNSET:
+            return self.log(self.rank(request, received=received))
+        body_hash = hashlib.blake2b(records.encode(request), digest_size=16).digest()
+        found = find_decision(self._log, request.event_id)
+        if found is not None:
+            return self._stored_reply(request.event_id, same_body(found, body_hash, request.event_id))
+        return self.log(self.rank(request, received=received)._replace(body_hash=body_hash))
+
+    def log(self, ranked: Ranked) -> RankReply:
+        """The reply, once its decision is durable.
+
+        :raises LogUnavailable: nothing was logged
+        """
+        reply, decision, resolved, body_hash = ranked
+        new = unnumbered(resolved)
+        numbers: list[int] = []
+        if not new:
+            self._renumber(decision, resolved)
+        payload = b"" if new else records.encode(decision)
+        candidates = b"" if new else resolved.versions.tobytes()
+
+        def write(txn: Txn) -> StoredDecision | None:
+            if body_hash is not None:
+                found = find_decision(txn, reply.event_id)
+                if found is not None:
+                    return same_body(found, body_hash, reply.event_id)
+            if not new:
+                txn.append(
+                    "decision", payload, event_id=reply.event_id, body_hash=body_hash, candidates=candidates
+                )
+                return None
+            numbers[:] = intern_versions(txn, [text for _, text in new])
+            resolved.versions[[place for place, _ in new]] = numbers
+            self._renumber(decision, resolved)
+            txn.append(
+                "decision",
+                records.encode(decision),
+                event_id=reply.event_id,
+                body_hash=body_hash,
+                candidates=resolved.versions.tobytes(),
+            )
+            return None
+
+        found = self._log.append(write)
+        if found is not None:
+            return self._stored_reply(reply.event_id, found)
+        if new:
+            number(resolved, [place for place, _ in new], numbers)
+        return reply
+
+    @staticmethod
+    def _renumber(decision: Decision, resolved: Resolved) -> None:
+        """Put version numbers into slots that were drawn before their items had one."""
+        if all(slot.version for slot in decision.slots):
+            return
+        version_of = dict(zip(resolved.ids, resolved.versions.tolist(), strict=True))
+        for slot in decision.slots:
+            slot.version = version_of[slot.id]
+
+    def _stored_reply(self, event_id: str, found: StoredDecision) -> RankReply:
+        decision = records.decode(found.payload, Decision, what="logged decision")
+        numbers = np.frombuffer(found.candidates, np.uint32)
+        unknown = [int(numbers[place]) for place in decision.unknown]
+        known = stored_versions(self._log, unknown)
+        if decision.config not in self.configs:
+            self.sync()
+        return _reply(event_id, decision, [known[number][0] for number in unknown], self.configs)
+
+
+def _reply(
+    event_id: str, decision: Decision, unknown: list[str], configs: dict[int, LiveConfig]
+) -> RankReply:
+    policy = configs[decision.config].document.explorer.__struct_config__.tag
+    return RankReply(
+        event_id=event_id,
+        ranking=[
+            Placement(slot, placed.id, placed.propensity, placed.score)
+            for slot, placed in enumerate(decision.slots)
+        ],
+        model_version=decision.model,
+        config_version=decision.config,
+        policy="caller_order" if decision.fallback is not None else str(policy),
+        scored=decision.scored,
+        unknown=unknown,
+        fallback=decision.fallback,
+    )

@@ -1,0 +1,411 @@
+"""What travels: the API's requests and replies, and the log's records.
+
+The structs validate requests, write and read the log, and generate the OpenAPI
+document; there is no second description of any of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bandit.errors import InvalidRequest
+
+MAX_CANDIDATES = 10_000
+MAX_SLOTS = 100
+MAX_ITEMS_A_CALL = 10_000
+MAX_EVENTS_A_CALL = 1_000
+
+# No control characters: an id ends up in logs, URLs and terminals.
+Id = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="1 to 256 characters, no control characters",
+    ),
+]
+# The same, checked by `check_ids` when first seen: a regular expression a candidate costs 0.6 ms a thousand.
+CandidateId = Annotated[
+    str, Meta(min_length=1, max_length=256, description="1 to 256 characters, no control characters")
+]
+Scalar = str | int | float | bool | list[str]
+Features = dict[str, str | int | float | bool | list[str] | dict[str, Scalar]]
+Seconds = float
+
+
+class Candidate(Struct, forbid_unknown_fields=True):
+    """A candidate that brings its own features for this one request."""
+
+    id: CandidateId
+    # Raw: most are seen again, so the text itself is the key and is parsed only once.
+    features: Annotated[msgspec.Raw, Meta(description="Features, as in `Item`")] | UnsetType = UNSET
+
+
+class User(Struct, forbid_unknown_fields=True):
+    """Whose feed it is."""
+
+    id: Id
+    features: Features | UnsetType = UNSET
+
+
+class RankRequest(Struct, forbid_unknown_fields=True):
+    """Which of these candidates, in which order?"""
+
+    candidates: Annotated[list[CandidateId | Candidate], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    event_id: Id | UnsetType = UNSET
+    user: User | None = None
+    context: Features | UnsetType = UNSET
+    slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | UnsetType = UNSET
+    exclude: Annotated[list[CandidateId], Meta(max_length=MAX_CANDIDATES)] = []
+    deadline_ms: Annotated[float, Meta(gt=0, le=60_000)] | UnsetType = UNSET
+    defer_activation: bool = False
+    explain: bool = False
+
+
+class Placement(Struct):
+    """One slot of a ranking.
+
+    `propensity` is the probability that this id was drawn at this slot given the slots above.
+    """
+
+    slot: int
+    id: str
+    propensity: float
+    score: float | None
+
+
+class Explanation(Struct):
+    """Why an item stands where it stands."""
+
+    id: str
+    exploratory: bool
+    in_shortlist: bool
+    features: list[tuple[str, float]]
+
+
+class RankReply(Struct, omit_defaults=False):
+    """The ranking, and what made it."""
+
+    event_id: str
+    ranking: list[Placement]
+    model_version: str | None
+    config_version: int
+    policy: str
+    scored: int
+    unknown: list[str]
+    fallback: str | None
+    explanation: list[Explanation] | UnsetType = UNSET
+
+
+Finite = Annotated[float, Meta(ge=-1e6, le=1e6, description="between -1e6 and 1e6")]
+
+
+class ItemFeedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What the viewer did with one item of a ranking."""
+
+    id: Id
+    signals: dict[str, Finite] = {}
+    seen: bool | None = None
+    reward: Finite | None = None
+    final: bool = False
+
+
+class Feedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What the viewer did with a ranking, or with a part of it."""
+
+    event_id: Id
+    items: Annotated[list[ItemFeedback], Meta(min_length=1, max_length=MAX_SLOTS)]
+    feedback_id: Id | UnsetType = UNSET
+
+
+class FeedbackBatch(Struct, forbid_unknown_fields=True):
+    """Many at once; all are stored, or none."""
+
+    events: Annotated[list[Feedback], Meta(min_length=1, max_length=MAX_EVENTS_A_CALL)]
+
+
+FeedbackStatus = Literal["accepted", "duplicate", "late", "pending"]
+
+
+class FeedbackResult(Struct, omit_defaults=True):
+    """What became of one feedback.
+
+    `unknown` names items that were not in the ranking; what was said of them is kept, but joins nothing.
+    """
+
+    event_id: str
+    status: FeedbackStatus
+    feedback_id: str | None = None
+    unknown: list[str] = []
+
+
+class FeedbackResults(Struct):
+    """What became of each, in the order sent."""
+
+    events: list[FeedbackResult]
+
+
+class ActivateRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """The feed was shown; `shown` if it was not shown as ranked."""
+
+    shown: Annotated[list[Id], Meta(min_length=1, max_length=MAX_SLOTS)] | None = None
+
+
+class ActivateReply(Struct):
+    """`learns` is false when another list was shown than a prefix of the ranking."""
+
+    event_id: str
+    status: Literal["activated", "duplicate", "late", "pending"]
+    learns: bool | None
+
+
+class Item(Struct, forbid_unknown_fields=True):
+    """A video of the catalogue."""
+
+    id: CandidateId
+    features: Annotated[
+        msgspec.Raw,
+        Meta(description="names to strings, numbers, booleans, lists of strings; one level of namespaces"),
+    ] | UnsetType = UNSET
+
+
+class ItemsRequest(Struct, forbid_unknown_fields=True):
+    """Bulk upsert: features replace the ones known; a withdrawn item returns."""
+
+    items: Annotated[list[Item], Meta(min_length=1, max_length=MAX_ITEMS_A_CALL)]
+
+
+class ItemsReply(Struct):
+    """All are durable, and ranked with these features from the next request on."""
+
+    upserted: int
+    unchanged: int
+
+
+class ItemReply(Struct):
+    """An item as the catalogue holds it."""
+
+    id: str
+    features: msgspec.Raw
+    withdrawn: bool
+    updated_at: float
+
+
+class ModelReply(Struct):
+    """The model that this worker serves, and how far behind the log the trainer is."""
+
+    version: str | None
+    position: int | None
+    published_at: float | None
+    learned_slots: int
+    arguments: str
+    log_position: int
+    trainer_position: int
+    trainer_at: float | None
+    lag_records: int
+    problem: str | None
+
+
+class SlotStory(Struct):
+    """One slot, from its draw to its lesson.
+
+    `status`: `open` (its window has not ended), `learned`, or why it taught nothing: `unseen`,
+    `undefined_reward`, `altered`, `not_shown`, `not_activated`. `model` is the first published one that holds it.
+    """
+
+    slot: int
+    id: str
+    propensity: float
+    score: float | None
+    exploratory: bool
+    status: str
+    evidence: str | None = None
+    reward: float | None = None
+    weight: float | None = None
+    learned_at: float | None = None
+    model: str | None = None
+
+
+class FeedbackStory(Struct):
+    """A feedback or activation as it stands in the log; `late` ones are kept and not learned."""
+
+    at: float
+    kind: Literal["feedback", "activation"]
+    late: bool
+    body: msgspec.Raw
+
+
+class EventReply(Struct):
+    """A decision, what came back, and what was learned from it."""
+
+    event_id: str
+    position: int
+    at: float
+    window_ends_at: float
+    user: str | None
+    shared: msgspec.Raw
+    n_candidates: int
+    ineligible: dict[str, int]
+    scored: int
+    model_version: str | None
+    config_version: int
+    fallback: str | None
+    deferred: bool
+    slots: list[SlotStory]
+    follow_ups: list[FeedbackStory]
+
+
+class ErrorBody(Struct, omit_defaults=True):
+    """`code` is for programs, `message` for people; `detail` holds what was given and what is allowed."""
+
+    code: str
+    message: str
+    detail: dict[str, Any] = {}
+
+
+class ErrorReply(Struct):
+    """Every reply that is not a success has this shape."""
+
+    error: ErrorBody
+
+
+class HealthReply(Struct, omit_defaults=True):
+    """`status` is `ok`, or what is wrong."""
+
+    status: str
+    problems: list[str] = []
+
+
+# ---------------------------------------------------------------- the log's records
+
+#: Kinds of log record, as they stand in the log's ``kind`` column.
+KINDS = ("decision", "activation", "feedback", "items", "withdraw", "config", "tick", "publish", "base")
+#: Those that change what the next ranking may hold: read before each.
+CONTROL_KINDS = ("items", "withdraw", "config")
+
+
+class Slot(Struct, array_like=True):
+    """One drawn slot, as logged.
+
+    :param version: number of the item version (features as they were) in ``item_versions``
+    :param propensity: probability of this draw given the slots above
+    :param score: None if a deadline cut the item off
+    :param exploratory: outside the shortlist when it was drawn
+    """
+
+    id: str
+    version: int
+    propensity: float
+    score: float | None
+    exploratory: bool
+
+
+class Decision(Struct, omit_defaults=True):
+    """Everything that made a ranking, and enough to learn from it.
+
+    The candidates stand beside it in the row's ``candidates`` column: little-endian uint32 numbers
+    of item versions, in the caller's order. ``ineligible`` maps a reason to the places in that list.
+
+    :param shared: resolved features of viewer and context, VW JSON text
+    :param read_pos: control position that this decision had applied
+    """
+
+    slots: list[Slot]
+    shared: msgspec.Raw
+    config: int
+    model: str | None
+    read_pos: int
+    scored: int
+    n_slots: int
+    n_learned: int = 0
+    fallback: str | None = None
+    user: str | None = None
+    unknown: list[int] = []
+    ineligible: dict[str, list[int]] = {}
+    deferred: bool = False
+
+
+class Withdraw(Struct):
+    """The item is not to be ranked from here on."""
+
+    id: str
+
+
+class ItemsRecord(Struct):
+    """Item versions that are current from here on: (id, version)."""
+
+    items: list[tuple[str, int]]
+
+
+class Tick(Struct):
+    """Time has passed; windows that ended before this record's ``ts`` are over."""
+
+
+class Publish(Struct, omit_defaults=True):
+    """A model that holds all the log up to ``position``.
+
+    :param digest: BLAKE2b-128 of the saved VW model, hex
+    :param position: position of the last record folded into it
+    :param reads_from: the earliest record that a trainer resuming here must read again to know what was
+        open at ``position``
+    """
+
+    digest: str
+    position: int
+    reads_from: int
+    learned: int
+
+
+class Base(Struct):
+    """Where a fold begins: a fresh model with these VW arguments."""
+
+    arguments: str
+
+
+def decode(data: bytes, type_: type[Any], *, what: str = "request body") -> Any:
+    """Typed value of JSON text.
+
+    :raises InvalidRequest: not JSON, or not of this type; the message names the place and what is allowed
+    """
+    try:
+        return _decoder(type_).decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{what}: {error}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"{what} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidRequest(f"{what} is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{what} is not valid UTF-8: {error}") from None
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def check_ids(ids: Iterable[str], *, where: str) -> None:
+    """Refuse control characters in ids.
+
+    :raises InvalidRequest: names the first such id
+    """
+    if _CONTROL.search("".join(ids)) is not None:
+        bad = next(id_ for id_ in ids if _CONTROL.search(id_))
+        raise InvalidRequest(f"{where}: the id {bad!r} has a control character; ids are printable text", id=bad)
+
+
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def _decoder(type_: type[Any]) -> msgspec.json.Decoder[Any]:
+    decoder = _decoders.get(type_)
+    if decoder is None:
+        decoder = _decoders[type_] = msgspec.json.Decoder(type_)
+    return decoder
+
+
+encode = msgspec.json.Encoder().encode

@@ -1,0 +1,298 @@
+"""What one worker can be asked, without HTTP: ranking, feedback, activation, catalogue, config, stories."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from bandit import records
+from bandit.candidates import NO_FEATURES
+from bandit.config import Config, LiveConfig, check_config
+from bandit.errors import InvalidRequest, LogUnavailable, UnknownDecision, UnknownItem
+from bandit.features import resolve_item
+from bandit.fold import closes_at
+from bandit.ranker import Ranker
+from bandit.records import (
+    ActivateReply,
+    ActivateRequest,
+    Decision,
+    EventReply,
+    Feedback,
+    FeedbackResult,
+    FeedbackStory,
+    ItemReply,
+    ItemsReply,
+    ItemsRequest,
+    ModelReply,
+    SlotStory,
+)
+from bandit.store.configs import append_config
+from bandit.store.data import DataDirectory
+from bandit.store.events import (
+    append_activation,
+    append_feedback,
+    check_feedback_ids,
+    find_decision,
+    first_activation,
+    follow_ups,
+    outcomes,
+)
+from bandit.store.items import current_items, upsert_items, withdraw_item
+from bandit.store.log import Txn
+from bandit.store.models import first_with, trainer_state
+
+# Of a bulk upsert, so many in one transaction: the lock is held for some 10 ms, and rankings wait for it.
+ITEMS_A_TRANSACTION = 500
+# It writes its state every ten seconds even when idle.
+TRAINER_SILENT_S = 30.0
+
+
+class Service:
+    """One worker's door to a data directory; safe to share between threads."""
+
+    def __init__(self, data: DataDirectory, *, clock: Callable[[], float] = time.time) -> None:
+        self.data = data
+        self.ranker = Ranker(data, clock=clock)
+        self._log = data.log
+        self._clock = clock
+        self.rank = self.ranker.decide
+
+    # ------------------------------------------------------------ feedback
+
+    def feedback(self, sent: list[Feedback]) -> list[FeedbackResult]:
+        """Log what viewers did: all of it, or nothing.
+
+        :raises InvalidRequest: a signal that the config does not know, or a reward out of range
+        :raises IdConflict: a feedback id that was used before with another body
+        :raises LogUnavailable: nothing was stored
+        """
+        self.ranker.sync()
+        for place, feedback in enumerate(sent):
+            self._check_feedback(feedback, f"events[{place}]" if len(sent) > 1 else "feedback")
+        hashed = [(feedback, _hash(feedback)) for feedback in sent]
+        windows = self._windows()
+
+        def write(txn: Txn) -> list[FeedbackResult]:
+            check_feedback_ids(txn, hashed)
+            return [append_feedback(txn, feedback, body_hash, windows) for feedback, body_hash in hashed]
+
+        return self._log.append(write)
+
+    def _check_feedback(self, feedback: Feedback, where: str) -> None:
+        document = self.ranker.config.document
+        low, high = document.reward_range
+        for item in feedback.items:
+            unknown = sorted(item.signals.keys() - document.signals.keys())
+            if unknown:
+                raise InvalidRequest(
+                    f"{where}: item {item.id!r} has the signal {unknown[0]!r}, which the config does not list; it lists "
+                    f"{', '.join(sorted(document.signals))}: add the signal to the config first",
+                    signal=unknown[0],
+                    allowed=sorted(document.signals),
+                )
+            if item.reward is not None and not low <= item.reward <= high:
+                raise InvalidRequest(
+                    f"{where}: reward {item.reward} of item {item.id!r} is outside [{low}, {high}]; rescale it, or "
+                    "widen reward_range in the config",
+                    reward=item.reward,
+                    allowed=[low, high],
+                )
+
+    def _windows(self) -> dict[int, float]:
+        return {version: live.document.reward_window_s for version, live in self.ranker.configs.items()}
+
+    def activate(self, event_id: str, request: ActivateRequest) -> ActivateReply:
+        """Log that a feed was shown.
+
+        :raises IdConflict: it was activated before with another list
+        :raises LogUnavailable: nothing was stored
+        """
+        self.ranker.sync()
+        windows, body_hash = self._windows(), _hash(request)
+        return self._log.append(lambda txn: append_activation(txn, event_id, request, body_hash, windows))
+
+    # ------------------------------------------------------------ one decision's story
+
+    def event(self, event_id: str) -> EventReply:
+        """A decision with its feedback and what became of each slot.
+
+        :raises UnknownDecision: no decision bears this id
+        """
+        found = find_decision(self._log, event_id)
+        if found is None:
+            raise UnknownDecision(
+                f"no decision has the event id {event_id!r}; ids are those that /v1/rank answered", event_id=event_id
+            )
+        self.ranker.sync()
+        decision: Decision = records.decode(found.payload, Decision, what="logged decision")
+        window_s = self.ranker.configs[decision.config].document.reward_window_s
+        activated = first_activation(self._log, event_id) if decision.deferred else None
+        ends = closes_at(found.ts, window_s, None if activated is None else activated[0])
+        known = {outcome.slot: outcome for outcome in outcomes(self._log, found.pos)}
+        state = trainer_state(self._log)
+        closed = state is not None and self._log.time_at(state.position) >= ends
+        waiting = "open"
+        if closed:
+            waiting = "not_activated" if decision.deferred and activated is None else "unseen"
+        slots = []
+        for place, slot in enumerate(decision.slots):
+            story = SlotStory(place, slot.id, slot.propensity, slot.score, slot.exploratory, waiting)
+            outcome = known.get(place)
+            if outcome is not None:
+                story.status, story.evidence = outcome.status, outcome.evidence
+                story.reward, story.weight = outcome.reward, outcome.weight
+                if outcome.status == "learned":
+                    story.learned_at = outcome.closed_at
+                    model = first_with(self._log, outcome.closed_pos)
+                    story.model = None if model is None else model.digest
+            slots.append(story)
+        return EventReply(
+            event_id=event_id,
+            position=found.pos,
+            at=found.ts,
+            window_ends_at=ends,
+            user=decision.user,
+            shared=decision.shared,
+            n_candidates=len(found.candidates) // 4,
+            ineligible={reason: len(places) for reason, places in decision.ineligible.items()},
+            scored=decision.scored,
+            model_version=decision.model,
+            config_version=decision.config,
+            fallback=decision.fallback,
+            deferred=decision.deferred,
+            slots=slots,
+            follow_ups=[
+                FeedbackStory(one.ts, one.kind, one.ts >= ends, Raw(one.payload))  # type: ignore[arg-type]
+                for one in follow_ups(self._log, event_id)
+            ],
+        )
+
+    # ------------------------------------------------------------ catalogue
+
+    def put_items(self, request: ItemsRequest) -> ItemsReply:
+        """Upsert items; all are checked before the first is stored.
+
+        :raises InvalidFeatures: names the item and the feature; nothing was stored
+        :raises LogUnavailable: what was stored before it stays; send all again
+        """
+        items: list[tuple[str, bytes]] = []
+        records.check_ids([item.id for item in request.items], where="items")
+        for place, item in enumerate(request.items):
+            text = NO_FEATURES if item.features is UNSET else bytes(item.features)
+            where = f"items[{place}].features"
+            resolve_item(item.id, records.decode(text, records.Features, what=where), path=where)
+            items.append((item.id, text))
+        if len({item_id for item_id, _ in items}) != len(items):
+            raise InvalidRequest("items repeats an id; each may stand once in a call")
+        changed = 0
+        for start in range(0, len(items), ITEMS_A_TRANSACTION):
+            part = items[start : start + ITEMS_A_TRANSACTION]
+            changed += self._log.append(lambda txn, part=part: upsert_items(txn, part))  # type: ignore[misc]
+        return ItemsReply(upserted=changed, unchanged=len(items) - changed)
+
+    def item(self, item_id: str) -> ItemReply:
+        """An item of the catalogue.
+
+        :raises UnknownItem: it was never put
+        """
+        found = current_items(self._log, [item_id]).get(item_id)
+        if found is None:
+            raise _unknown_item(item_id)
+        return ItemReply(item_id, Raw(found.features), found.withdrawn, found.updated_at)
+
+    def withdraw(self, item_id: str) -> None:
+        """Take an item out of every ranking, from the next request on.
+
+        :raises UnknownItem: it was never put
+        """
+        if not self._log.append(lambda txn: withdraw_item(txn, item_id)):
+            raise _unknown_item(item_id)
+
+    # ------------------------------------------------------------ config and model
+
+    def config(self) -> LiveConfig:
+        """The config in force."""
+        self.ranker.sync()
+        return self.ranker.config
+
+    def put_config(self, document: Config, *, expected: int) -> LiveConfig:
+        """Put a config in force, in every worker from its next request on.
+
+        :raises InvalidConfig: lists every fault; the old one stays
+        :raises VersionMismatch: ``expected`` is not in force
+        """
+        check_config(document)
+        live = self._log.append(lambda txn: append_config(txn, document, expected=expected))
+        self.ranker.sync()
+        return live
+
+    def model(self) -> ModelReply:
+        """The model served by this worker, and the trainer's lag behind the log."""
+        snapshot = self.ranker.snapshot
+        published = None if snapshot is None else snapshot.published
+        state = trainer_state(self._log)
+        last = self._log.last_position()
+        position = 0 if state is None else state.position
+        problem = self.ranker.model_problem or (None if state is None else state.problem)
+        return ModelReply(
+            version=None if published is None else published.digest,
+            position=None if published is None else published.position,
+            published_at=None if published is None else published.published_at,
+            learned_slots=0 if published is None else published.learned,
+            arguments=self.data.args.text,
+            log_position=last,
+            trainer_position=position,
+            trainer_at=None if state is None else state.at,
+            lag_records=max(0, last - position),
+            problem=problem,
+        )
+
+    def fold_counts(self) -> dict[str, int]:
+        """What the trainer counted since it started: decisions, slots by what became of them, and so on."""
+        state = trainer_state(self._log)
+        return {} if state is None else msgspec.json.decode(state.counts, type=dict[str, int])
+
+    # ------------------------------------------------------------ health
+
+    def problems(self) -> list[str]:
+        """What ails the service, in words; empty if nothing does."""
+        found = []
+        if self._log.last_error is not None:
+            found.append(f"the log last failed with {self._log.last_error}")
+        try:
+            state = trainer_state(self._log)
+        except LogUnavailable as error:
+            return [*found, error.message]
+        if state is None:
+            found.append("no trainer has run yet; rankings are in the caller's order")
+        elif self._clock() - state.at > TRAINER_SILENT_S:
+            found.append(f"the trainer has said nothing for {self._clock() - state.at:.0f} s; rankings go on, unlearning")
+        if state is not None and state.problem is not None:
+            found.append(state.problem)
+        if self.ranker.model_problem is not None:
+            found.append(self.ranker.model_problem)
+        return found
+
+    def unready(self) -> list[str]:
+        """Why this worker should get no traffic yet; empty if it should."""
+        found = []
+        if self.ranker.snapshot is None:
+            found.append("no model has been published yet")
+        try:
+            self._log.last_position()
+        except LogUnavailable as error:
+            found.append(error.message)
+        return found
+
+
+def _hash(body: Any) -> bytes:
+    return hashlib.blake2b(msgspec.json.encode(body, order="sorted"), digest_size=16).digest()
+
+
+def _unknown_item(item_id: str) -> UnknownItem:
+    return UnknownItem(f"the catalogue has no item {item_id!r}; put it with PUT /v1/items", id=item_id)

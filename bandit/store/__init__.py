@@ -1,0 +1,1 @@
+"""Where the log and the models live; alone here is SQL spoken."""

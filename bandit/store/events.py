@@ -1,0 +1,213 @@
+"""Decisions and what follows them, as the log holds them: idempotent writes, and reads by event id."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from bandit import records
+from bandit.errors import IdConflict
+from bandit.fold import closes_at
+from bandit.records import ActivateReply, ActivateRequest, Feedback, FeedbackResult
+from bandit.store.log import EventLog, Txn
+
+
+class StoredDecision(NamedTuple):
+    """A decision's row."""
+
+    pos: int
+    ts: float
+    body_hash: bytes | None
+    payload: bytes
+    candidates: bytes
+
+
+class FollowUp(NamedTuple):
+    """A feedback or activation of a decision."""
+
+    pos: int
+    ts: float
+    kind: str
+    payload: bytes
+
+
+class Outcome(NamedTuple):
+    """What the trainer made of one slot."""
+
+    slot: int
+    status: str
+    evidence: str | None
+    reward: float | None
+    weight: float | None
+    closed_pos: int
+    closed_at: float
+
+
+class _Ranked(msgspec.Struct):
+    """The part of a decision that a follow-up is held against."""
+
+    slots: list[str]
+    config: int
+    deferred: bool = False
+
+
+class _Slots(msgspec.Struct):
+    slots: list[tuple[str, int, float, float | None, bool]]
+    config: int
+    deferred: bool = False
+
+
+_decode_slots = msgspec.json.Decoder(_Slots).decode
+
+
+def _ranked_ids(payload: bytes) -> _Ranked:
+    found = _decode_slots(payload)
+    return _Ranked([slot[0] for slot in found.slots], found.config, found.deferred)
+
+
+_DECISION = (
+    "SELECT pos, ts, body_hash, CAST(payload AS BLOB), candidates FROM log WHERE kind = 'decision' AND event_id = ?"
+)
+
+
+def find_decision(source: EventLog | Txn, event_id: str) -> StoredDecision | None:
+    """The decision that bears this event id."""
+    if isinstance(source, Txn):
+        row = source.execute(_DECISION, (event_id,)).fetchone()
+    else:
+        rows = source.query(_DECISION, (event_id,))
+        row = rows[0] if rows else None
+    return None if row is None else StoredDecision._make(row)
+
+
+def same_body(found: StoredDecision, body_hash: bytes, event_id: str) -> StoredDecision:
+    """The decision found under a repeated event id.
+
+    :raises IdConflict: it answered another request
+    """
+    if found.body_hash != body_hash:
+        raise IdConflict(
+            f"event_id {event_id!r} was used before with another body; use a new event_id for a new request",
+            event_id=event_id,
+        )
+    return found
+
+
+def follow_ups(log: EventLog, event_id: str) -> list[FollowUp]:
+    """Feedback and activations of an event, in the log's order."""
+    rows = log.query(
+        "SELECT pos, ts, kind, CAST(payload AS BLOB) FROM log"
+        " WHERE kind IN ('activation', 'feedback') AND event_id = ? ORDER BY pos",
+        (event_id,),
+    )
+    return list(map(FollowUp._make, rows))
+
+
+def outcomes(log: EventLog, decision_pos: int) -> list[Outcome]:
+    """What was worked out for a decision's slots so far."""
+    rows = log.query(
+        "SELECT slot, status, evidence, reward, weight, closed_pos, closed_at FROM outcomes"
+        " WHERE decision_pos = ? ORDER BY slot",
+        (decision_pos,),
+    )
+    return list(map(Outcome._make, rows))
+
+
+def append_feedback(
+    txn: Txn, feedback: Feedback, body_hash: bytes, window_of: dict[int, float]
+) -> FeedbackResult:
+    """Write one feedback; a repeated ``feedback_id`` writes nothing.
+
+    :param window_of: reward window in seconds by config version
+    """
+    event_id = feedback.event_id
+    feedback_id = None if feedback.feedback_id is UNSET else feedback.feedback_id
+    if feedback_id is not None and txn.execute(
+        "SELECT 1 FROM log WHERE feedback_id = ?", (feedback_id,)
+    ).fetchone():
+        return FeedbackResult(event_id=event_id, status="duplicate", feedback_id=feedback_id)
+    found = find_decision(txn, event_id)
+    txn.append(
+        "feedback", records.encode(feedback), event_id=event_id, feedback_id=feedback_id, body_hash=body_hash
+    )
+    if found is None:
+        return FeedbackResult(event_id=event_id, status="pending", feedback_id=feedback_id)
+    ranked = set(_ranked_ids(found.payload).slots)
+    return FeedbackResult(
+        event_id=event_id,
+        status="late" if txn.now >= window_end(txn, event_id, found, window_of) else "accepted",
+        feedback_id=feedback_id,
+        unknown=[item.id for item in feedback.items if item.id not in ranked],
+    )
+
+
+def check_feedback_ids(txn: Txn, sent: list[tuple[Feedback, bytes]]) -> None:
+    """Refuse the whole call if a ``feedback_id`` in it was used before with another body.
+
+    :raises IdConflict: names every such id; nothing was written
+    """
+    seen: dict[str, bytes] = {}
+    conflicts = []
+    for feedback, body_hash in sent:
+        if feedback.feedback_id is UNSET:
+            continue
+        row = txn.execute("SELECT body_hash FROM log WHERE feedback_id = ?", (feedback.feedback_id,)).fetchone()
+        before = seen.setdefault(feedback.feedback_id, row[0] if row else body_hash)
+        if before != body_hash:
+            conflicts.append(feedback.feedback_id)
+    if conflicts:
+        raise IdConflict(
+            f"feedback_id {', '.join(map(repr, conflicts))} was used before with another body; "
+            "nothing of this call was stored: give new feedback a new feedback_id",
+            feedback_ids=conflicts,
+        )
+
+
+def window_end(source: EventLog | Txn, event_id: str, found: StoredDecision, window_of: dict[int, float]) -> float:
+    """When a decision's reward window ends, in log time."""
+    header = _ranked_ids(found.payload)
+    activated = first_activation(source, event_id) if header.deferred else None
+    return closes_at(found.ts, window_of[header.config], None if activated is None else activated[0])
+
+
+_ACTIVATION = (
+    "SELECT ts, body_hash FROM log WHERE kind IN ('activation', 'feedback') AND kind = 'activation'"
+    " AND event_id = ? ORDER BY pos LIMIT 1"
+)
+
+
+def first_activation(source: EventLog | Txn, event_id: str) -> tuple[float, bytes] | None:
+    """(ts, body hash) of the activation that counts."""
+    if isinstance(source, Txn):
+        row = source.execute(_ACTIVATION, (event_id,)).fetchone()
+        return None if row is None else (row[0], row[1])
+    rows = source.query(_ACTIVATION, (event_id,))
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+def append_activation(
+    txn: Txn, event_id: str, request: ActivateRequest, body_hash: bytes, window_of: dict[int, float]
+) -> ActivateReply:
+    """Write an activation, once.
+
+    :raises IdConflict: it was activated before with another list
+    """
+    before = first_activation(txn, event_id)
+    found = find_decision(txn, event_id)
+    learns = None
+    if found is not None:
+        ranked = _ranked_ids(found.payload).slots
+        learns = request.shown is None or ranked[: len(request.shown)] == request.shown
+    if before is not None:
+        if before[1] != body_hash:
+            raise IdConflict(
+                f"event {event_id!r} was activated before with another list; the first one holds", event_id=event_id
+            )
+        return ActivateReply(event_id, "duplicate", learns)
+    ends = None if found is None else window_end(txn, event_id, found, window_of)
+    txn.append("activation", records.encode(request), event_id=event_id, body_hash=body_hash)
+    if ends is None:
+        return ActivateReply(event_id, "pending", None)
+    return ActivateReply(event_id, "late" if txn.now >= ends else "activated", learns and txn.now < ends)

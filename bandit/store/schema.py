@@ -1,0 +1,145 @@
+"""Tables, views and migrations of the one database file.
+
+An engineer who opens ``data/log.db`` with sqlite-utils or Datasette should understand it: the views
+``decisions``, ``slots``, ``feedback``, ``outcomes`` and ``models`` are for them, and a schema change must keep
+them working.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("feed-bandit")
+
+
+@migrations()
+def m001_log(db: Database) -> None:
+    """The log itself: append-only, in one order; everything else here follows from it."""
+    # AUTOINCREMENT: a position is never given twice, even if the newest rows were erased.
+    db.execute(
+        """CREATE TABLE log (
+            pos INTEGER PRIMARY KEY AUTOINCREMENT,
+            ts REAL NOT NULL,
+            kind TEXT NOT NULL,
+            event_id TEXT,
+            feedback_id TEXT,
+            body_hash BLOB,
+            payload TEXT NOT NULL,
+            candidates BLOB
+        )"""
+    )
+    db.execute("CREATE UNIQUE INDEX log_decision ON log(event_id) WHERE kind = 'decision'")
+    db.execute("CREATE UNIQUE INDEX log_feedback_id ON log(feedback_id) WHERE feedback_id IS NOT NULL")
+    db.execute("CREATE INDEX log_follow_up ON log(event_id) WHERE kind IN ('activation', 'feedback')")
+    db.execute(
+        "CREATE INDEX log_control ON log(pos) WHERE kind IN ('items', 'withdraw', 'config')"
+    )
+    db.execute("CREATE INDEX log_rare ON log(kind, pos) WHERE kind IN ('config', 'publish', 'base')")
+
+
+@migrations()
+def m002_items(db: Database) -> None:
+    """Item versions, each distinct (id, features) stored once, and which of them is current."""
+    db.execute(
+        """CREATE TABLE item_versions (
+            version INTEGER PRIMARY KEY,
+            digest BLOB NOT NULL UNIQUE,
+            id TEXT NOT NULL,
+            features TEXT NOT NULL
+        )"""
+    )
+    db.execute(
+        """CREATE TABLE items (
+            id TEXT PRIMARY KEY,
+            version INTEGER NOT NULL REFERENCES item_versions(version),
+            withdrawn INTEGER NOT NULL,
+            updated_at REAL NOT NULL
+        ) WITHOUT ROWID"""
+    )
+
+
+@migrations()
+def m003_derived(db: Database) -> None:
+    """What the trainer worked out from the log; all of it can be rebuilt."""
+    db.execute(
+        """CREATE TABLE outcomes (
+            decision_pos INTEGER NOT NULL,
+            slot INTEGER NOT NULL,
+            event_id TEXT NOT NULL,
+            id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            evidence TEXT,
+            reward REAL,
+            weight REAL,
+            closed_pos INTEGER NOT NULL,
+            closed_at REAL NOT NULL,
+            PRIMARY KEY (decision_pos, slot)
+        ) WITHOUT ROWID"""
+    )
+    db.execute(
+        """CREATE TABLE models (
+            published_pos INTEGER PRIMARY KEY,
+            digest TEXT NOT NULL,
+            weights_digest TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            reads_from INTEGER NOT NULL,
+            learned INTEGER NOT NULL,
+            published_at REAL NOT NULL
+        )"""
+    )
+    db.execute("CREATE INDEX models_position ON models(position)")
+    db.execute(
+        """CREATE TABLE trainer (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            position INTEGER NOT NULL,
+            at REAL NOT NULL,
+            open_decisions INTEGER NOT NULL,
+            learned INTEGER NOT NULL,
+            counts TEXT NOT NULL,
+            problem TEXT
+        )"""
+    )
+
+
+@migrations()
+def m004_views(db: Database) -> None:
+    """The log for human eyes."""
+    iso = "strftime('%Y-%m-%dT%H:%M:%fZ', {}, 'unixepoch')"
+    db.create_view(
+        "decisions",
+        f"""SELECT pos, {iso.format("ts")} AS at, event_id,
+            json_extract(payload, '$.user') AS user,
+            length(candidates) / 4 AS n_candidates,
+            json_extract(payload, '$.scored') AS scored,
+            json_array_length(payload, '$.slots') AS n_slots,
+            json_extract(payload, '$.model') AS model,
+            json_extract(payload, '$.config') AS config,
+            json_extract(payload, '$.fallback') AS fallback,
+            coalesce(json_extract(payload, '$.deferred'), 0) AS deferred,
+            json_extract(payload, '$.shared') AS shared
+        FROM log WHERE kind = 'decision'""",
+    )
+    db.create_view(
+        "slots",
+        """SELECT log.pos AS decision_pos, log.event_id, slot.key AS slot,
+            json_extract(slot.value, '$[0]') AS id,
+            json_extract(slot.value, '$[1]') AS item_version,
+            json_extract(slot.value, '$[2]') AS propensity,
+            json_extract(slot.value, '$[3]') AS score,
+            json_extract(slot.value, '$[4]') AS exploratory,
+            outcomes.status, outcomes.evidence, outcomes.reward
+        FROM log, json_each(log.payload, '$.slots') AS slot
+        LEFT JOIN outcomes ON outcomes.decision_pos = log.pos AND outcomes.slot = slot.key
+        WHERE log.kind = 'decision'""",
+    )
+    db.create_view(
+        "feedback",
+        f"""SELECT log.pos, {iso.format("log.ts")} AS at, log.event_id, log.feedback_id,
+            json_extract(item.value, '$.id') AS id,
+            json_extract(item.value, '$.signals') AS signals,
+            json_extract(item.value, '$.seen') AS seen,
+            json_extract(item.value, '$.reward') AS reward,
+            json_extract(item.value, '$.final') AS final
+        FROM log, json_each(log.payload, '$.items') AS item
+        WHERE log.kind = 'feedback'""",
+    )

@@ -1,0 +1,216 @@
+"""The parent process: holds the data directory, starts workers and trainer, restarts what dies.
+
+It opens no database and loads no VW, so nothing that can corrupt or leak runs in it. Its children die with
+it: each asks the kernel for SIGKILL at the parent's death and then looks whether the parent is still there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from bandit.config import Settings
+from bandit.errors import AddressInUse, BanditError, DataDirectoryInUse
+
+log = logging.getLogger("feed_bandit")
+
+PARENT_VARIABLE = "_FEED_BANDIT_PARENT"
+WORKER_STOP_S = 3
+TRAINER_STOP_S = 2.0
+# A child that dies at once is started again at this rate, not as fast as it can die.
+RESTART_PAUSE_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends; end now if it has ended already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def hold_directory(settings: Settings) -> int:
+    """A descriptor that marks the data directory as in use, until this process ends.
+
+    :raises DataDirectoryInUse: another service holds it
+    """
+    descriptor = os.open(settings.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise DataDirectoryInUse(
+            f"{settings.data} is in use by the service with process id {holder or 'unknown'}; stop it, or start with "
+            "another --data"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def check_address(settings: Settings) -> None:
+    """Workers share the port among themselves, so a second service would silently share it too: look first.
+
+    :raises AddressInUse: somebody listens there, or the address is not ours
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+            probe.listen(1)
+        except OSError as error:
+            raise AddressInUse(
+                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); stop what does, or start with "
+                "another --port"
+            ) from None
+
+
+def _quietly(target: Any, *arguments: Any) -> None:
+    """Run a child's job; an error that a person can mend is one line on stderr, and exit status 2."""
+    try:
+        target(*arguments)
+    except BanditError as error:
+        print(f"feed-bandit: {error.message}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def _check_data(settings: Settings) -> None:
+    from bandit.store.data import DataDirectory
+
+    DataDirectory(settings).close()
+
+
+def _trainer_job(settings: Settings, parent: int) -> None:
+    die_with_parent(parent)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure_logging()
+    from bandit.trainer import train
+
+    train(settings, stopping.is_set)
+
+
+class TrainerKeeper:
+    """Keeps one trainer running, from a thread that lasts as long as the parent.
+
+    The thread matters: the kernel's signal at the parent's death comes when the *thread* that started the
+    child ends.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._process: BaseProcess | None = None
+        self._thread = threading.Thread(target=self._keep, name="trainer-keeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _keep(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        while not self._stopping.is_set():
+            process = context.Process(
+                target=_quietly, args=(_trainer_job, self._settings, os.getpid()), name="trainer"
+            )
+            process.start()
+            self._process = process
+            log.info("trainer started with process id %s", process.pid)
+            process.join()
+            if not self._stopping.is_set():
+                log.error("trainer ended with status %s; starting it again", process.exitcode)
+                self._stopping.wait(RESTART_PAUSE_S)
+
+    def stop(self) -> None:
+        """End the trainer: it publishes what it has learned first, if it can do so in time."""
+        self._stopping.set()
+        process = self._process
+        if process is not None and process.is_alive():
+            process.terminate()
+            process.join(TRAINER_STOP_S)
+            if process.is_alive():
+                process.kill()
+        self._thread.join(1.0)
+
+
+class _NeverRecent(dict[int, float]):
+    """Granian gives up when a worker dies again soon after its restart; rankings matter more: pause instead."""
+
+    def get(self, key: int, default: Any = 0) -> Any:
+        if time.monotonic() - super().get(key, -1e9) < 5.0:
+            time.sleep(RESTART_PAUSE_S)
+        return -1e9
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    :raises BanditError: it cannot start; nothing is left running
+    """
+    from granian import Granian
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+
+    configure_logging()
+    holding = hold_directory(settings)
+    check_address(settings)
+    multiprocessing.set_start_method("spawn", force=True)
+    check = multiprocessing.get_context("spawn").Process(target=_quietly, args=(_check_data, settings))
+    check.start()
+    check.join()
+    if check.exitcode:
+        raise SystemExit(check.exitcode)
+
+    metrics = settings.data / "metrics"
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    os.environ.update(settings.environment())
+    keeper = TrainerKeeper(settings)
+    keeper.start()
+    server = Granian(
+        "server:worker",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        backpressure=max(64, 4 * settings.threads),
+        respawn_failed_workers=True,
+        workers_kill_timeout=WORKER_STOP_S,
+        factory=True,
+        websockets=False,
+        log_level=LogLevels.warning,
+    )
+    server.respawned_wrks = _NeverRecent()
+    log.info(
+        "serving on http://%s:%s with %s worker(s), data in %s", settings.host, settings.port, settings.workers,
+        settings.data,
+    )  # fmt: skip
+    try:
+        server.serve()
+    finally:
+        keeper.stop()
+        os.close(holding)
+
+
+def configure_logging() -> None:
+    """One line a message, on stderr, with the process that wrote it."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s[%(process)d] %(message)s", force=True
+    )

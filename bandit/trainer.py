@@ -1,0 +1,251 @@
+"""The trainer's loop: read the log, fold it, learn, publish. One process, one learner."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from bandit import records
+from bandit.config import Settings
+from bandit.errors import CorruptModel, DataDirectoryInUse, LogUnavailable
+from bandit.fold import Fold, Lesson, Record
+from bandit.learner import Learner
+from bandit.lessons import Teacher
+from bandit.scorer import weights_from_model
+from bandit.store.configs import all_configs, read_config
+from bandit.store.data import DataDirectory
+from bandit.store.items import versions
+from bandit.store.log import LogRow, Txn
+from bandit.store.models import (
+    TrainerState,
+    append_publish,
+    newest_models,
+    trainer_state,
+    write_outcomes,
+    write_trainer_state,
+)
+
+READ_AT_ONCE = 500
+IDLE_S = 0.02
+STATE_EVERY_S = 1.0
+CHECKPOINT_EVERY_S = 0.5
+# Without anything learned, a publish still moves the point from which a restart has to read.
+IDLE_PUBLISH_S = 60.0
+
+
+class HalfLearned(RuntimeError):
+    """The process must start again from what it last published."""
+
+
+class Trainer:
+    """Folds the log of one data directory into a model, and publishes it.
+
+    :param clock: UTC seconds; asked only to decide *when* to publish or to let time pass in the log, never
+        by the fold
+    """
+
+    def __init__(self, data: DataDirectory, *, clock: Callable[[], float] = time.time) -> None:
+        self._data = data
+        self._log = data.log
+        self._clock = clock
+        self._configs = all_configs(self._log)
+        self._fold = Fold(self._configs, self._log.payload_at)
+        self._unwritten: list[Lesson] = []
+        self._problem: str | None = None
+        self._learned_since = 0
+        self._never_published = not newest_models(self._log)
+        self._last_publish = self._last_state = self._last_tick = self._last_checkpoint = clock()
+        self.position = 0
+        self._learner = self._resume()
+        self._teacher = Teacher(self._learner, lambda numbers: versions(self._log, numbers))
+
+    # ------------------------------------------------------------ starting
+
+    def _resume(self) -> Learner:
+        """The newest published model that is whole, and the fold as it stood there."""
+        scratch = self._data.path / "scratch"
+        scratch.mkdir(exist_ok=True)
+        for model in newest_models(self._log, limit=1_000):
+            try:
+                saved = self._data.models.read(model.digest)
+            except CorruptModel as error:
+                self._problem = f"{error.message}; resumed from an older one"
+                continue
+            self._catch_up(model.reads_from - 1, model.position)
+            return Learner(self._data.args, saved, scratch=scratch)
+        return Learner(self._data.args, scratch=scratch)
+
+    def _catch_up(self, after: int, until: int) -> None:
+        """Fold again what was open at ``until``; its lessons up to there are in the model already."""
+        self.position = after
+        while self.position < until:
+            for row in self._log.read(self.position, min(READ_AT_ONCE, until - self.position)):
+                if row.pos > until:
+                    break
+                self._fold.apply(Record(*row))
+                self.position = row.pos
+            else:
+                continue
+            break
+        self.position = until
+
+    # ------------------------------------------------------------ the loop
+
+    def step(self) -> bool:
+        """Fold what is new, publish if it is time; False if there was nothing to read.
+
+        :raises LogUnavailable: the log cannot be read or written now; nothing is lost, call again
+        """
+        rows = self._log.read(self.position, READ_AT_ONCE)
+        for row in rows:
+            self._learn_from(row)
+            if self._publish_is_due():
+                self._publish()
+        now = self._clock()
+        if self._publish_is_due():
+            self._publish()
+        elif now - self._last_state >= STATE_EVERY_S:
+            self._write_state(now)
+        if not rows:
+            self._let_time_pass(now)
+        if now - self._last_checkpoint >= CHECKPOINT_EVERY_S:
+            self._last_checkpoint = now
+            self._log.checkpoint()
+        return bool(rows)
+
+    def _learn_from(self, row: LogRow) -> None:
+        if row.kind == "config":
+            live = read_config(row.payload)
+            self._configs[live.version] = live
+        try:
+            lessons = self._fold.apply(Record(*row))
+            if lessons:
+                self._unwritten += lessons
+                self._learned_since += self._teacher.teach(lessons)
+        except LogUnavailable as error:
+            # Half a record may have been learned: only the published state is known to be whole.
+            raise HalfLearned(f"record {row.pos} was interrupted: {error}") from error
+        self.position = row.pos
+
+    def _publish_is_due(self) -> bool:
+        if self._never_published:
+            return True
+        wait_s = self._data.settings.publish_ms / 1000 if self._learned_since else IDLE_PUBLISH_S
+        return self._clock() - self._last_publish >= wait_s
+
+    def _publish(self) -> None:
+        self._last_publish = self._clock()
+        model = self._learner.save()
+        try:
+            weights = weights_from_model(model, self._data.args)
+        except CorruptModel as error:
+            self._problem = f"a model is held back, the last good one serves: {error.message}"
+            return
+        try:
+            digest, weights_digest = self._data.models.write(model, weights)
+        except OSError as error:
+            self._problem = f"the model cannot be written ({error}); the last good one serves"
+            return
+        publish = records.Publish(
+            digest=digest,
+            position=self.position,
+            reads_from=self._fold.reads_from(self.position),
+            learned=self._learner.n_learned,
+        )
+        self._problem = None
+        state = self._state()
+
+        def write(txn: Txn) -> None:
+            write_outcomes(txn, self._unwritten)
+            append_publish(txn, publish, weights_digest)
+            write_trainer_state(txn, state)
+
+        self._log.append(write)
+        self._never_published = False
+        self._unwritten = []
+        self._learned_since = 0
+        self._last_state = self._clock()
+        self._data.models.keep_only(newest_models(self._log, self._data.settings.keep_models))
+
+    def _state(self) -> TrainerState:
+        return TrainerState(
+            position=self.position,
+            at=self._clock(),
+            open_decisions=self._fold.n_open,
+            learned=self._learner.n_learned,
+            counts=msgspec.json.encode(dict(self._fold.counts)),
+            problem=self._problem,
+        )
+
+    def _write_state(self, now: float) -> None:
+        self._last_state = now
+        before = trainer_state(self._log)
+        state = self._state()
+        idle = before is not None and before[:1] + before[2:] == state[:1] + state[2:]
+        if idle and not self._unwritten and before is not None and now - before.at < 10 * STATE_EVERY_S:
+            return
+
+        def write(txn: Txn) -> None:
+            write_outcomes(txn, self._unwritten)
+            write_trainer_state(txn, state)
+
+        self._log.append(write)
+        self._unwritten = []
+
+    def _let_time_pass(self, now: float) -> None:
+        """Nobody writes, but a window has ended: say so in the log, whose time is the only time."""
+        closes = self._fold.next_close()
+        if closes is None or closes > now or now - self._last_tick < self._data.settings.tick_s:
+            return
+        self._last_tick = now
+        self._log.append(lambda txn: txn.append("tick", records.encode(records.Tick())))
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Loop until ``stop``; then publish what was learned, so that a start has nothing to do again."""
+        while not stop():
+            try:
+                busy = self.step()
+            except LogUnavailable:
+                # The next step reads on from the same position.
+                time.sleep(0.2)
+                continue
+            if not busy:
+                time.sleep(IDLE_S)
+        if self._learned_since:
+            self._publish()
+        self._learner.close()
+
+
+def hold_trainer_lock(directory: Path) -> int:
+    """A descriptor that marks this process as the one trainer, until it ends.
+
+    :raises DataDirectoryInUse: there is one
+    """
+    descriptor = os.open(directory / "trainer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise DataDirectoryInUse(f"another trainer works on {directory}; stop it first") from None
+    return descriptor
+
+
+def train(settings: Settings, stop: Callable[[], bool]) -> None:
+    """Run the trainer of a data directory until ``stop``.
+
+    :raises BanditError: it cannot start
+    """
+    lock = hold_trainer_lock(settings.data)
+    try:
+        data = DataDirectory(settings)
+        try:
+            Trainer(data).run(stop)
+        finally:
+            data.close()
+    finally:
+        os.close(lock)

@@ -1,0 +1,1 @@
+"""HTTP on the outside, `bandit.service` on the inside; nothing is decided here."""

@@ -1,0 +1,94 @@
+"""The OpenAPI 3.1 document, made from the route table and the types that validate."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from bandit.records import ErrorReply
+from bandit.web.routes import ROUTES, Route
+
+_PARAMETER = re.compile(r"<path:(\w+)>")
+_MEANINGS = {
+    400: "The request was refused; nothing was stored",
+    404: "No such thing",
+    409: "An id was used before, with another body",
+    412: "If-Match does not name the config in force",
+    413: "The body is too large",
+    428: "If-Match is missing",
+    503: "The log cannot be used now; try again after Retry-After",
+}
+
+
+@cache
+def document() -> bytes:
+    """The document as JSON."""
+    types = [type_ for route in ROUTES for type_ in (route.request, route.reply) if type_ is not None]
+    schemas, components = msgspec.json.schema_components(
+        [*types, ErrorReply], ref_template="#/components/schemas/{name}"
+    )
+    schema_of = {id(type_): schema for type_, schema in zip([*types, ErrorReply], schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        operations = paths.setdefault(_PARAMETER.sub(r"{\1}", route.path), {})
+        operations[route.method.lower()] = _operation(route, schema_of)
+    for path, summary, media in (
+        ("/metrics", "Prometheus metrics", "text/plain"),
+        ("/openapi.json", "This document", "application/json"),
+    ):
+        paths[path] = {
+            "get": {"summary": summary, "responses": {"200": {"description": "OK", "content": {media: {}}}}}
+        }
+    return msgspec.json.format(
+        msgspec.json.encode(
+            {
+                "openapi": "3.1.0",
+                "info": {
+                    "title": "feed-bandit",
+                    "version": "1",
+                    "description": "Ranks candidate short videos with a contextual bandit that learns online.",
+                    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+                },
+                "paths": paths,
+                "components": {"schemas": components},
+            }
+        ),
+        indent=1,
+    )
+
+
+def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+    error = {"application/json": {"schema": schema_of[id(ErrorReply)]}}
+    success: dict[str, Any] = {"description": route.summary}
+    if route.reply is not None:
+        success["content"] = {"application/json": {"schema": schema_of[id(route.reply)]}}
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": route.handler.__name__,
+        "responses": {
+            str(route.status): success,
+            **{
+                str(status): {"description": _MEANINGS[status], "content": error}
+                for status in sorted({400, 503, *route.errors})
+            },
+        },
+    }
+    if route.path == "/readyz":
+        operation["responses"]["503"] = success | {"description": "Not ready"}
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1, "maxLength": 256}}
+        for name in _PARAMETER.findall(route.path)
+    ]
+    if route.handler.__name__ == "put_config":
+        parameters.append({"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string"}})
+    if parameters:
+        operation["parameters"] = parameters
+    if route.request is not None:
+        operation["requestBody"] = {
+            "required": route.handler.__name__ != "activate",
+            "content": {"application/json": {"schema": schema_of[id(route.request)]}},
+        }
+    return operation

@@ -1,0 +1,183 @@
+"""The native API: one table of routes, from which Flask serves and the OpenAPI document is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from flask import Request
+from msgspec import UNSET
+
+from bandit import records
+from bandit.config import Config
+from bandit.errors import InvalidRequest, VersionMismatch, VersionRequired
+from bandit.records import (
+    ActivateReply,
+    ActivateRequest,
+    EventReply,
+    Feedback,
+    FeedbackBatch,
+    FeedbackResult,
+    FeedbackResults,
+    HealthReply,
+    ItemReply,
+    ItemsReply,
+    ItemsRequest,
+    ModelReply,
+    RankReply,
+    RankRequest,
+)
+from bandit.service import Service
+from bandit.web import metrics
+
+
+class Answer(NamedTuple):
+    """What a handler gives back; the app turns it into a response."""
+
+    status: int
+    body: Any = None
+    headers: dict[str, str] | None = None
+
+
+Handler = Callable[..., Answer]
+
+
+class Route(NamedTuple):
+    """One operation of the API.
+
+    :ivar path: Flask's notation
+    :ivar request: type of the body, if it has one
+    :ivar reply: type of a success
+    :ivar errors: statuses that it may answer besides; 400 and 503 may come from any
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    status: int
+    request: Any = None
+    reply: Any = None
+    errors: tuple[int, ...] = ()
+
+
+_rank_seconds = metrics.SECONDS.labels("/v1/rank")
+_scored, _unscored = metrics.CANDIDATES.labels("yes"), metrics.CANDIDATES.labels("no")
+
+
+def rank(service: Service, http: Request) -> Answer:
+    received = time.monotonic()
+    request: RankRequest = records.decode(http.get_data(cache=False), RankRequest)
+    reply = service.rank(request, received=received)
+    _scored.inc(reply.scored)
+    if reply.scored < len(request.candidates):
+        _unscored.inc(len(request.candidates) - reply.scored)
+    if reply.fallback is not None:
+        metrics.FALLBACKS.labels(reply.fallback).inc()
+    _rank_seconds.observe(time.monotonic() - received)
+    return Answer(200, reply)
+
+
+class _OneOrMany(msgspec.Struct):
+    """Tells the two forms of a feedback body apart before the right one is checked strictly."""
+
+    events: msgspec.Raw | msgspec.UnsetType = UNSET
+
+
+def feedback(service: Service, http: Request) -> Answer:
+    body = http.get_data(cache=False)
+    many = records.decode(body, _OneOrMany).events is not UNSET
+    sent = records.decode(body, FeedbackBatch).events if many else [records.decode(body, Feedback)]
+    results = service.feedback(sent)
+    for result in results:
+        metrics.FEEDBACK.labels(result.status).inc()
+    return Answer(202, FeedbackResults(results) if many else results[0])
+
+
+def activate(service: Service, http: Request, event_id: str) -> Answer:
+    _check_path_id(event_id)
+    body = http.get_data(cache=False)
+    request = records.decode(body, ActivateRequest) if body else ActivateRequest()
+    return Answer(202, service.activate(event_id, request))
+
+
+def event(service: Service, http: Request, event_id: str) -> Answer:
+    return Answer(200, service.event(event_id))
+
+
+def put_items(service: Service, http: Request) -> Answer:
+    return Answer(200, service.put_items(records.decode(http.get_data(cache=False), ItemsRequest)))
+
+
+def get_item(service: Service, http: Request, item_id: str) -> Answer:
+    return Answer(200, service.item(item_id))
+
+
+def delete_item(service: Service, http: Request, item_id: str) -> Answer:
+    service.withdraw(item_id)
+    return Answer(204)
+
+
+def get_config(service: Service, http: Request) -> Answer:
+    live = service.config()
+    return Answer(200, live.document, {"ETag": live.etag})
+
+
+def put_config(service: Service, http: Request) -> Answer:
+    document = records.decode(http.get_data(cache=False), Config)
+    given = http.headers.get("If-Match")
+    if given is None:
+        raise VersionRequired(
+            "a config is replaced only by one who has read it: send the ETag of GET /v1/config as If-Match"
+        )
+    try:
+        expected = int(given.strip().removeprefix("W/").strip('"'))
+        if not 0 < expected < 1 << 62:
+            raise ValueError
+    except ValueError:
+        raise VersionMismatch(
+            f'If-Match {given[:80]!r} is no config version; send the ETag of GET /v1/config, such as "1"'
+        ) from None
+    live = service.put_config(document, expected=expected)
+    return Answer(200, live.document, {"ETag": live.etag})
+
+
+def model(service: Service, http: Request) -> Answer:
+    return Answer(200, service.model())
+
+
+def healthz(service: Service, http: Request) -> Answer:
+    problems = service.problems()
+    return Answer(200, HealthReply("degraded" if problems else "ok", problems))
+
+
+def readyz(service: Service, http: Request) -> Answer:
+    problems = service.unready()
+    return Answer(503 if problems else 200, HealthReply("not ready" if problems else "ok", problems))
+
+
+def _check_path_id(event_id: str) -> None:
+    if len(event_id) > 256:
+        raise InvalidRequest(f"the event id has {len(event_id)} characters; at most 256 are allowed")
+    records.check_ids([event_id], where="path")
+
+
+ROUTES = (
+    Route("POST", "/v1/rank", rank, "Rank candidates for a viewer", 200, RankRequest, RankReply, (409, 413)),
+    Route("POST", "/v1/feedback", feedback, "Tell what viewers did", 202, Feedback | FeedbackBatch,
+          FeedbackResult | FeedbackResults, (409, 413)),
+    Route("POST", "/v1/events/<path:event_id>/activate", activate, "Tell that a feed was shown", 202,
+          ActivateRequest, ActivateReply, (409, 413)),
+    Route("GET", "/v1/events/<path:event_id>", event, "A decision and what became of it", 200, None, EventReply, (404,)),
+    Route("PUT", "/v1/items", put_items, "Put items into the catalogue", 200, ItemsRequest, ItemsReply, (413,)),
+    Route("GET", "/v1/items/<path:item_id>", get_item, "An item of the catalogue", 200, None, ItemReply, (404,)),
+    Route("DELETE", "/v1/items/<path:item_id>", delete_item, "Withdraw an item from every ranking", 204, None, None,
+          (404,)),
+    Route("GET", "/v1/config", get_config, "The config in force, and its version as ETag", 200, None, Config),
+    Route("PUT", "/v1/config", put_config, "Replace the config", 200, Config, Config, (412, 413, 428)),
+    Route("GET", "/v1/model", model, "The model that is served", 200, None, ModelReply),
+    Route("GET", "/healthz", healthz, "Is this worker alive, and what ails it", 200, None, HealthReply),
+    Route("GET", "/readyz", readyz, "Can this worker rank from a model", 200, None, HealthReply),
+)  # fmt: skip
