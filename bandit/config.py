@@ -85,7 +85,8 @@ class IpsWeight(Struct, forbid_unknown_fields=True, tag_field="kind", tag="ips")
     clamp: Annotated[float, Meta(ge=1, le=1_000)] = 10.0
 
     def weight_of(self, propensity: float) -> float:
-        return min(1.0 / propensity, self.clamp)
+        # A probability may be rounded to a shade above 1, and a weight below 1 cannot be learned.
+        return max(1.0, min(1.0 / propensity, self.clamp))
 
 
 class Signal(Struct, forbid_unknown_fields=True):

@@ -55,9 +55,17 @@ class Lesson(NamedTuple):
 
 
 def closes_at(ts: float, window_s: float, activated_at: float | None) -> float:
-    """When a decision's window ends: an activation in time starts it anew (the feed was fetched early)."""
+    """When a decision's window ends: an activation in time starts it anew (the feed was fetched early).
+
+    One that was logged before its decision counts from there: the window is never shorter than it would be.
+
+    >>> closes_at(100.0, 10.0, None), closes_at(100.0, 10.0, 104.0), closes_at(100.0, 10.0, 95.0)
+    (110.0, 114.0, 110.0)
+    >>> closes_at(100.0, 10.0, 110.0)
+    110.0
+    """
     end = ts + window_s
-    return activated_at + window_s if activated_at is not None and activated_at < end else end
+    return max(ts, activated_at) + window_s if activated_at is not None and activated_at < end else end
 
 
 class _ItemState:
@@ -104,7 +112,8 @@ _activation = msgspec.json.Decoder(ActivateRequest).decode
 class Fold:
     """State of the join between decisions and what came back.
 
-    :param configs: every config version that decisions may name; the caller adds new ones as they appear
+    :param configs: config versions of the log before the record at hand, and none after it: the newest of them
+        is in force. The caller adds each as its record comes
     :param payload_at: payload of the decision at a position, read again only when a slot of it is closed
     """
 
@@ -115,7 +124,7 @@ class Fold:
         self._closing: list[tuple[float, int, str]] = []
         # First position of what came before the decision that is now open.
         self._early: dict[str, int] = {}
-        self._pending: dict[str, list[Record]] = {}
+        self._pending: dict[str, dict[int, Record]] = {}
         self._expiring: list[tuple[float, int, str]] = []
         self.counts: Counter[str] = Counter()
 
@@ -142,7 +151,7 @@ class Fold:
         oldest = next(iter(self._open.values()), None)
         firsts = [position + 1] if oldest is None else [oldest.pos]
         firsts += self._early.values()
-        firsts += [records[0].pos for records in self._pending.values()]
+        firsts += [next(iter(kept)) for kept in self._pending.values()]
         return min(firsts)
 
     # ------------------------------------------------------------ folding
@@ -150,13 +159,13 @@ class Fold:
     def apply(self, record: Record) -> list[Lesson]:
         """Fold one record; what closed because of it, in the order in which it is to be learned."""
         lessons = self._close_due(record)
+        self._expire(record.ts)
         if record.kind == "decision":
             self._decide(record)
         elif record.kind == "feedback":
             lessons += self._feedback(record)
         elif record.kind == "activation":
             self._activate(record)
-        self._expire(record.ts)
         return lessons
 
     def _close_due(self, record: Record) -> list[Lesson]:
@@ -188,7 +197,7 @@ class Fold:
         self._open[record.event_id] = decision
         heapq.heappush(self._closing, (decision.closes, decision.pos, decision.event_id))
         self.counts["decisions"] += 1
-        for earlier in self._pending.pop(record.event_id, ()):
+        for earlier in self._pending.pop(record.event_id, {}).values():
             self._early.setdefault(record.event_id, earlier.pos)
             self.counts["joined_early"] += 1
             if earlier.kind == "feedback":
@@ -209,11 +218,7 @@ class Fold:
         if not final or not decision.activated or decision.altered:
             return []
         stored = _decision(self._payload_at(decision.pos))
-        return [
-            lesson
-            for lesson in self._lessons(decision, stored, record, only=final)
-            if lesson.status == "learned"
-        ]
+        return [lesson for lesson in self._lessons(decision, stored, record, only=final) if lesson.status == "learned"]
 
     def _activate(self, record: Record) -> None:
         decision = self._open.get(record.event_id or "")
@@ -228,20 +233,17 @@ class Fold:
         assert record.event_id is not None
         newest = self._configs[max(self._configs)] if self._configs else None
         window_s = newest.document.reward_window_s if newest is not None else 0.0
-        self._pending.setdefault(record.event_id, []).append(record)
+        self._pending.setdefault(record.event_id, {})[record.pos] = record
         heapq.heappush(self._expiring, (record.ts + window_s, record.pos, record.event_id))
 
     def _expire(self, now: float) -> None:
         while self._expiring and self._expiring[0][0] <= now:
             _, position, event_id = heapq.heappop(self._expiring)
             kept = self._pending.get(event_id)
-            if kept is None:
+            if kept is None or kept.pop(position, None) is None:
                 continue
-            kept = [record for record in kept if record.pos != position]
             self.counts["unmatched"] += 1
-            if kept:
-                self._pending[event_id] = kept
-            else:
+            if not kept:
                 del self._pending[event_id]
 
     # ------------------------------------------------------------ one decision
@@ -283,9 +285,7 @@ class Fold:
         stored = _decision(self._payload_at(decision.pos))
         yield from self._lessons(decision, stored, record, only=None)
 
-    def _lessons(
-        self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None
-    ) -> Iterator[Lesson]:
+    def _lessons(self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None) -> Iterator[Lesson]:
         config = self._configs[decision.config]
         evidences = self._evidence(decision, stored, config, cascade=only is None)
         for index, (slot, evidence) in enumerate(zip(stored.slots, evidences, strict=True)):

@@ -44,7 +44,8 @@ class Teacher:
         taught = [lesson for lesson in lessons if lesson.status == "learned"]
         self._fetch({lesson.version for lesson in taught})
         for lesson in taught:
-            assert lesson.reward is not None and lesson.weight is not None
+            assert lesson.reward is not None
+            assert lesson.weight is not None
             self._learner.learn(
                 with_slot(lesson.shared, lesson.slot),
                 self._texts[lesson.version],

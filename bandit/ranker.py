@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
 import threading
 import time
@@ -17,9 +18,10 @@ from bandit import records
 from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Known, Resolved, number, unnumbered
 from bandit.config import LiveConfig
 from bandit.errors import CorruptModel, EmptySlate
+from bandit.explain import contributions
 from bandit.explore import epsilon_greedy
-from bandit.features import hash_resolved, resolve_shared
-from bandit.records import Decision, Placement, RankReply, RankRequest, Slot
+from bandit.features import hash_resolved, resolve_item, resolve_shared
+from bandit.records import Decision, Explanation, Features, Placement, RankReply, RankRequest, Slot
 from bandit.scorer import score, weights_from_model
 from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, score_order, seed_of
 from bandit.store.configs import all_configs, newest_config
@@ -34,6 +36,8 @@ from bandit.store.models import PublishedModel, newest_models
 CHUNK = 128
 # Of a deadline, what drawing, logging and answering are left.
 RESERVE_MS = 1.0
+# Of an explanation, so many of the largest parts are told.
+EXPLAINED = 12
 #: The fallback's draw over the caller's own order.
 CALLER_ORDER = epsilon_greedy(epsilon=0.1)
 
@@ -75,13 +79,15 @@ class Ranker:
         self._log = data.log
         self._clock = clock
         self._monotonic = monotonic
-        self._cache = CandidateCache(self._look_up, data.settings.cache_items)
+        self._cache = CandidateCache(self._look_up, self._version_text, data.settings.cache_items)
         self._control_pos = self._log.last_position()
         self.configs = all_configs(self._log)
         self.config: LiveConfig = self.configs[max(self.configs)]
         self.snapshot: Snapshot | None = None
         self.model_problem: str | None = None
         self._swap = threading.Lock()
+        self._event_key = secrets.token_bytes(32)
+        self._counter = itertools.count()
         self.refresh_model()
 
     # ------------------------------------------------------------ what is served
@@ -91,6 +97,9 @@ class Ranker:
             item_id: Known(item.version, item.features, item.withdrawn)
             for item_id, item in current_items(self._log, ids).items()
         }
+
+    def _version_text(self, version: int) -> bytes:
+        return stored_versions(self._log, [version])[version][1]
 
     def sync(self) -> None:
         """Apply what changed since the last request: config, catalogue, withdrawals.
@@ -235,7 +244,7 @@ class Ranker:
             slot_scores = [float(scores[at]) if state[at] == ELIGIBLE else None for at in chosen_at]
         versions = resolved.versions[slate.chosen].tolist()
         ids = resolved.ids
-        unknown = np.flatnonzero(resolved.standing == UNKNOWN).tolist()
+        unknown = np.flatnonzero(resolved.standing == UNKNOWN).tolist() if resolved.standing.any() else []
         decision = Decision(
             slots=[
                 Slot(ids[at], version, propensity, value, bool(exploratory))
@@ -257,18 +266,32 @@ class Ranker:
             deferred=request.defer_activation,
         )
         reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
+        if request.explain and snapshot is not None:
+            reply.explanation = self._explain(decision, resolved, chosen_at, shared, snapshot)
         return Ranked(reply, decision, resolved, None)
 
+    def _explain(
+        self, decision: Decision, resolved: Resolved, chosen_at: list[int], shared: bytes, snapshot: Snapshot
+    ) -> list[Explanation]:
+        """What made the score of each drawn item; where there was none, only how it was drawn."""
+        told = []
+        for slot, at in zip(decision.slots, chosen_at, strict=True):
+            parts: list[tuple[str, float]] = []
+            if slot.score is not None:
+                features = records.decode(self._cache.text_of(resolved, at), Features, what="features")
+                parts = contributions(shared, resolve_item(slot.id, features), snapshot.weights, self._data.args)
+            told.append(Explanation(slot.id, slot.exploratory, parts[:EXPLAINED]))
+        return told
+
     @staticmethod
-    def _mark_ineligible(
-        request: RankRequest, resolved: Resolved, state: NDArray[np.uint8]
-    ) -> dict[str, list[int]]:
+    def _mark_ineligible(request: RankRequest, resolved: Resolved, state: NDArray[np.uint8]) -> dict[str, list[int]]:
         """Places by reason, and their ``state`` set; few requests have any."""
         ineligible: dict[str, list[int]] = {}
-        withdrawn = np.flatnonzero(resolved.standing == WITHDRAWN)
-        if len(withdrawn):
-            ineligible["withdrawn"] = withdrawn.tolist()
-            state[withdrawn] = INELIGIBLE
+        if resolved.standing.any():
+            withdrawn = np.flatnonzero(resolved.standing == WITHDRAWN)
+            if len(withdrawn):
+                ineligible["withdrawn"] = withdrawn.tolist()
+                state[withdrawn] = INELIGIBLE
         if request.exclude:
             excluded = set(request.exclude)
             places = [place for place, item_id in enumerate(resolved.ids) if item_id in excluded]
@@ -278,8 +301,10 @@ class Ranker:
         return ineligible
 
     def _new_event_id(self) -> str:
-        # Time first, so that neighbours in time are neighbours in the index; 80 random bits nobody can guess.
-        return f"{int(self._clock() * 1000):012x}{secrets.token_hex(10)}"
+        # Time first, so that neighbours in time are neighbours in the index; then 80 bits that nobody can guess
+        # (a keyed hash of a counter: the system's generator takes ten times as long).
+        unguessable = hashlib.blake2b(b"%d" % next(self._counter), digest_size=10, key=self._event_key).hexdigest()
+        return f"{int(self._clock() * 1000):012x}{unguessable}"
 
     # ------------------------------------------------------------ logging
 
@@ -316,9 +341,7 @@ class Ranker:
                 if found is not None:
                     return same_body(found, body_hash, reply.event_id)
             if not new:
-                txn.append(
-                    "decision", payload, event_id=reply.event_id, body_hash=body_hash, candidates=candidates
-                )
+                txn.append("decision", payload, event_id=reply.event_id, body_hash=body_hash, candidates=candidates)
                 return None
             numbers[:] = intern_versions(txn, [text for _, text in new])
             resolved.versions[[place for place, _ in new]] = numbers
@@ -358,15 +381,12 @@ class Ranker:
         return _reply(event_id, decision, [known[number][0] for number in unknown], self.configs)
 
 
-def _reply(
-    event_id: str, decision: Decision, unknown: list[str], configs: dict[int, LiveConfig]
-) -> RankReply:
+def _reply(event_id: str, decision: Decision, unknown: list[str], configs: dict[int, LiveConfig]) -> RankReply:
     policy = configs[decision.config].document.explorer.__struct_config__.tag
     return RankReply(
         event_id=event_id,
         ranking=[
-            Placement(slot, placed.id, placed.propensity, placed.score)
-            for slot, placed in enumerate(decision.slots)
+            Placement(slot, placed.id, placed.propensity, placed.score) for slot, placed in enumerate(decision.slots)
         ],
         model_version=decision.model,
         config_version=decision.config,

@@ -81,11 +81,14 @@ class Placement(Struct):
 
 
 class Explanation(Struct):
-    """Why an item stands where it stands."""
+    """Why an item stands where it stands.
+
+    `exploratory`: it was outside the shortlist, so chance put it there. `features`: the largest parts of its
+    score, by name; crosses are `a x b`.
+    """
 
     id: str
     exploratory: bool
-    in_shortlist: bool
     features: list[tuple[str, float]]
 
 
@@ -169,10 +172,13 @@ class Item(Struct, forbid_unknown_fields=True):
     """A video of the catalogue."""
 
     id: CandidateId
-    features: Annotated[
-        msgspec.Raw,
-        Meta(description="names to strings, numbers, booleans, lists of strings; one level of namespaces"),
-    ] | UnsetType = UNSET
+    features: (
+        Annotated[
+            msgspec.Raw,
+            Meta(description="names to strings, numbers, booleans, lists of strings; one level of namespaces"),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ItemsRequest(Struct, forbid_unknown_fields=True):

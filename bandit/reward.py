@@ -15,7 +15,13 @@ from typing import Any
 from bandit.errors import InvalidFormula
 
 MAX_FORMULA_LENGTH = 1_000
-_FUNCTIONS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs, "log1p": math.log1p, "sqrt": math.sqrt}
+_FUNCTIONS: dict[str, Callable[..., float]] = {
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "log1p": math.log1p,
+    "sqrt": math.sqrt,
+}
 _ALLOWED = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub, ast.UAdd,
     ast.Constant, ast.Name, ast.Load, ast.Call,

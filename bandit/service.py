@@ -90,7 +90,7 @@ class Service:
             unknown = sorted(item.signals.keys() - document.signals.keys())
             if unknown:
                 raise InvalidRequest(
-                    f"{where}: item {item.id!r} has the signal {unknown[0]!r}, which the config does not list; it lists "
+                    f"{where}: item {item.id!r} has the signal {unknown[0]!r}, which the config does not list, only "
                     f"{', '.join(sorted(document.signals))}: add the signal to the config first",
                     signal=unknown[0],
                     allowed=sorted(document.signals),
@@ -126,7 +126,8 @@ class Service:
         found = find_decision(self._log, event_id)
         if found is None:
             raise UnknownDecision(
-                f"no decision has the event id {event_id!r}; ids are those that /v1/rank answered", event_id=event_id
+                f"no decision has the event id {event_id!r}; ids are those that /v1/rank answered",
+                event_id=event_id,
             )
         self.ranker.sync()
         decision: Decision = records.decode(found.payload, Decision, what="logged decision")
@@ -271,7 +272,9 @@ class Service:
         if state is None:
             found.append("no trainer has run yet; rankings are in the caller's order")
         elif self._clock() - state.at > TRAINER_SILENT_S:
-            found.append(f"the trainer has said nothing for {self._clock() - state.at:.0f} s; rankings go on, unlearning")
+            found.append(
+                f"the trainer has said nothing for {self._clock() - state.at:.0f} s; rankings go on, unlearning"
+            )
         if state is not None and state.problem is not None:
             found.append(state.problem)
         if self.ranker.model_problem is not None:

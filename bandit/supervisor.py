@@ -124,9 +124,7 @@ class TrainerKeeper:
     def _keep(self) -> None:
         context = multiprocessing.get_context("spawn")
         while not self._stopping.is_set():
-            process = context.Process(
-                target=_quietly, args=(_trainer_job, self._settings, os.getpid()), name="trainer"
-            )
+            process = context.Process(target=_quietly, args=(_trainer_job, self._settings, os.getpid()), name="trainer")
             process.start()
             self._process = process
             log.info("trainer started with process id %s", process.pid)
@@ -212,5 +210,7 @@ def serve(settings: Settings) -> None:
 def configure_logging() -> None:
     """One line a message, on stderr, with the process that wrote it."""
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s[%(process)d] %(message)s", force=True
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(processName)s[%(process)d] %(message)s",
+        force=True,
     )

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from flask import Flask
 
-from bandit import slate
+from bandit import candidates, slate
 from bandit.config import read_settings
 from bandit.errors import BanditError
 from bandit.features import hash_resolved, resolve_shared
@@ -53,6 +53,7 @@ def make_app() -> Flask:
 def warm_up() -> None:
     """Compile every kernel of the rank path, or load it from numba's cache, before the first request."""
     slate.warm_up()
+    candidates.warm_up()
     args = ModelArgs.parse("-b 8 -q UI")
     table = ItemTable(2)
     rows = table.add(["a", "b"], [b"{}", b'{"x":1,"y":"z"}'])

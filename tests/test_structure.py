@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "bandit.candidates",
+                "bandit.explain",
                 "bandit.item_table",
                 "bandit.learner",
                 "bandit.lessons",

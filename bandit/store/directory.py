@@ -19,4 +19,6 @@ def make_directory(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InvalidSetting(f"data is {path}, which cannot be written ({error.strerror}); name another directory") from None
+        raise InvalidSetting(
+            f"data is {path}, which cannot be written ({error.strerror}); name another directory"
+        ) from None

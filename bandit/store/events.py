@@ -115,23 +115,17 @@ def outcomes(log: EventLog, decision_pos: int) -> list[Outcome]:
     return list(map(Outcome._make, rows))
 
 
-def append_feedback(
-    txn: Txn, feedback: Feedback, body_hash: bytes, window_of: dict[int, float]
-) -> FeedbackResult:
+def append_feedback(txn: Txn, feedback: Feedback, body_hash: bytes, window_of: dict[int, float]) -> FeedbackResult:
     """Write one feedback; a repeated ``feedback_id`` writes nothing.
 
     :param window_of: reward window in seconds by config version
     """
     event_id = feedback.event_id
     feedback_id = None if feedback.feedback_id is UNSET else feedback.feedback_id
-    if feedback_id is not None and txn.execute(
-        "SELECT 1 FROM log WHERE feedback_id = ?", (feedback_id,)
-    ).fetchone():
+    if feedback_id is not None and txn.execute("SELECT 1 FROM log WHERE feedback_id = ?", (feedback_id,)).fetchone():
         return FeedbackResult(event_id=event_id, status="duplicate", feedback_id=feedback_id)
     found = find_decision(txn, event_id)
-    txn.append(
-        "feedback", records.encode(feedback), event_id=event_id, feedback_id=feedback_id, body_hash=body_hash
-    )
+    txn.append("feedback", records.encode(feedback), event_id=event_id, feedback_id=feedback_id, body_hash=body_hash)
     if found is None:
         return FeedbackResult(event_id=event_id, status="pending", feedback_id=feedback_id)
     ranked = set(_ranked_ids(found.payload).slots)
@@ -203,7 +197,8 @@ def append_activation(
     if before is not None:
         if before[1] != body_hash:
             raise IdConflict(
-                f"event {event_id!r} was activated before with another list; the first one holds", event_id=event_id
+                f"event {event_id!r} was activated before with another list; the first one holds",
+                event_id=event_id,
             )
         return ActivateReply(event_id, "duplicate", learns)
     ends = None if found is None else window_end(txn, event_id, found, window_of)

@@ -34,8 +34,7 @@ def intern_versions(txn: Txn, items: Sequence[tuple[str, bytes]]) -> list[int]:
         [(digest, item_id, text.decode()) for digest, (item_id, text) in zip(digests, items, strict=True)],
     )
     return [
-        txn.execute("SELECT version FROM item_versions WHERE digest = ?", (digest,)).fetchone()[0]
-        for digest in digests
+        txn.execute("SELECT version FROM item_versions WHERE digest = ?", (digest,)).fetchone()[0] for digest in digests
     ]
 
 

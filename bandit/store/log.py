@@ -64,9 +64,7 @@ class Txn:
         candidates: bytes | None = None,
     ) -> int:
         """Position of the new record."""
-        cursor = self.execute(
-            _INSERT, (self.now, kind, event_id, feedback_id, body_hash, payload.decode(), candidates)
-        )
+        cursor = self.execute(_INSERT, (self.now, kind, event_id, feedback_id, body_hash, payload.decode(), candidates))
         position = cursor.lastrowid
         assert position is not None
         return position
@@ -109,14 +107,13 @@ class EventLog:
 
         :raises LogUnavailable: the directory cannot be written, or the file is no database
         """
-        with self._writing, self._unavailable_is_an_error():
-            with self._exclusive():
-                connection = self._connect()
-                try:
-                    database = Database(connection)
-                    migrations.apply(database)
-                finally:
-                    connection.close()
+        with self._writing, self._unavailable_is_an_error(), self._exclusive():
+            connection = self._connect()
+            try:
+                database = Database(connection)
+                migrations.apply(database)
+            finally:
+                connection.close()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(

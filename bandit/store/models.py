@@ -70,8 +70,8 @@ class ModelFiles:
         """
         self.folder.mkdir(exist_ok=True)
         digest = digest_of(model)
-        weights_digest = digest_of(memoryview(weights).cast("B"))
-        self._put(f"{weights_digest}.weights", memoryview(weights).cast("B"), sync=False)
+        weights_digest = digest_of(weights.data.cast("B"))
+        self._put(f"{weights_digest}.weights", weights.data.cast("B"), sync=False)
         self._put(f"{digest}.vw", model, sync=True)
         return digest, weights_digest
 
@@ -148,7 +148,8 @@ def newest_models(log: EventLog, limit: int = 1) -> list[PublishedModel]:
 def first_with(log: EventLog, position: int) -> PublishedModel | None:
     """The first published model that holds the record at a position."""
     rows = log.query(
-        f"SELECT {_COLUMNS} FROM models WHERE position >= ? ORDER BY position, published_pos LIMIT 1", (position,)
+        f"SELECT {_COLUMNS} FROM models WHERE position >= ? ORDER BY position, published_pos LIMIT 1",
+        (position,),
     )
     return PublishedModel._make(rows[0]) if rows else None
 
@@ -158,7 +159,15 @@ def append_publish(txn: Txn, publish: records.Publish, weights_digest: str) -> i
     position = txn.append("publish", records.encode(publish))
     txn.execute(
         f"INSERT INTO models ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (position, publish.digest, weights_digest, publish.position, publish.reads_from, publish.learned, txn.now),
+        (
+            position,
+            publish.digest,
+            weights_digest,
+            publish.position,
+            publish.reads_from,
+            publish.learned,
+            txn.now,
+        ),
     )
     return position
 

@@ -31,9 +31,7 @@ def m001_log(db: Database) -> None:
     db.execute("CREATE UNIQUE INDEX log_decision ON log(event_id) WHERE kind = 'decision'")
     db.execute("CREATE UNIQUE INDEX log_feedback_id ON log(feedback_id) WHERE feedback_id IS NOT NULL")
     db.execute("CREATE INDEX log_follow_up ON log(event_id) WHERE kind IN ('activation', 'feedback')")
-    db.execute(
-        "CREATE INDEX log_control ON log(pos) WHERE kind IN ('items', 'withdraw', 'config')"
-    )
+    db.execute("CREATE INDEX log_control ON log(pos) WHERE kind IN ('items', 'withdraw', 'config')")
     db.execute("CREATE INDEX log_rare ON log(kind, pos) WHERE kind IN ('config', 'publish', 'base')")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -122,5 +121,3 @@ def _encoded(body: ErrorReply) -> bytes:
     except (TypeError, ValueError, UnicodeEncodeError):
         # The detail quotes what was sent, which may be no valid text.
         return encode(ErrorReply(ErrorBody(body.error.code, body.error.message, {"given": ascii(body.error.detail)})))
-
-

@@ -39,9 +39,7 @@ def document() -> bytes:
         ("/metrics", "Prometheus metrics", "text/plain"),
         ("/openapi.json", "This document", "application/json"),
     ):
-        paths[path] = {
-            "get": {"summary": summary, "responses": {"200": {"description": "OK", "content": {media: {}}}}}
-        }
+        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "OK", "content": {media: {}}}}}}
     return msgspec.json.format(
         msgspec.json.encode(
             {
@@ -79,7 +77,12 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     if route.path == "/readyz":
         operation["responses"]["503"] = success | {"description": "Not ready"}
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1, "maxLength": 256}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+        }
         for name in _PARAMETER.findall(route.path)
     ]
     if route.handler.__name__ == "put_config":

@@ -1,0 +1,53 @@
+"""An explanation adds up to the score that the kernel gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bandit.explain import SHARED, contributions
+from bandit.features import hash_resolved, resolve_item, resolve_shared
+from bandit.item_table import ItemTable
+from bandit.learner import Learner
+from bandit.model_args import ModelArgs
+from bandit.scorer import score, weights_from_model
+
+ITEM = {"creator": "c1", "length": 0.5, "tags": ["cats", "dogs"], "sound": {"bpm": 120, "name": "x"}}
+RAW = b'{"creator":"c1","length":0.5,"tags":["cats","dogs"],"sound":{"bpm":120,"name":"x"}}'
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "-b 18",
+        "-b 18 -q UI -q CI",
+        "-b 18 -q ::",
+        "-b 18 --cubic UIs",
+        "-b 10 --ignore_linear I -q UI --noconstant",
+    ],
+)
+def test_the_parts_of_an_explanation_add_up_to_the_score(arguments: str, tmp_path: Path) -> None:
+    args = ModelArgs.parse(arguments)
+    shared = resolve_shared("u1", {"age": 31, "country": "no"}, {"hour": "18", "Sunny": {"degrees": 20.5}})
+    item = resolve_item("v1", ITEM)
+    with Learner(args, scratch=tmp_path) as learner:
+        for reward in (1.0, 0.2, 0.7):
+            learner.learn(shared, item, reward=reward)
+        weights = weights_from_model(learner.save(), args)
+    table = ItemTable(1)
+    out = np.zeros(1, np.float32)
+    rows = table.add(["v1"], [RAW])
+    score(table.view(), rows, hash_resolved(shared), weights, args, out)
+    parts = contributions(shared, item, weights, args)
+    assert sum(value for _, value in parts) == pytest.approx(float(out[0]), rel=1e-5, abs=1e-6)
+    assert float(out[0]) != 0.0
+    assert [abs(value) for _, value in parts] == sorted((abs(value) for _, value in parts), reverse=True)
+
+
+def test_what_does_not_depend_on_the_item_is_one_part() -> None:
+    args = ModelArgs.parse("-b 18 -q UC")
+    shared, item = resolve_shared("u1", {"a": 1}, {"b": 2}), resolve_item("v1", {"creator": "c1"})
+    names = {name for name, _ in contributions(shared, item, np.ones(1 << 18, np.float32), args)}
+    assert names == {SHARED, "I.creator=c1", "I.id=v1"}
