@@ -24,6 +24,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -49,7 +50,8 @@ _AS_UNDERSCORE: Final = bytes.maketrans(b" \t|:", b"____")
 _AS_UNDERSCORE_TEXT: Final = str.maketrans(" \t|:", "____")
 _F32: Final = struct.Struct("<f")
 
-_NOTHING: Final = np.empty(0, np.uint8)
+# Read-only as all texts here are: of another type the kernel would be compiled a second time.
+_NOTHING: Final = np.frombuffer(b"", np.uint8)
 _LOCAL: Final = threading.local()
 
 Namespaces = dict[str, dict[str, Any]]
@@ -137,13 +139,14 @@ def _collect(
     count = 0
     scalars = spaces.setdefault(home, {})
     if own_id is not None:
-        scalars["id"] = _checked_text(own_id, path.removesuffix("features") + "id")
+        _check_text(own_id, path.removesuffix("features") + "id")
+        scalars["id"] = own_id
     for name, value in features.items():
         if isinstance(value, Mapping):
             _check_namespace(name, path)
             space = spaces.setdefault(name, {})
             for inner, scalar in value.items():
-                count += _put(space, inner, scalar, f"{path}.{name}")
+                count += _put(space, inner, scalar, _at(path, name))
         else:
             if name == "id" and home in (ITEM, USER):
                 raise _refuse(f"{path}.id", value, "takes the place of the id itself", "use another name")
@@ -156,59 +159,75 @@ def _collect(
 
 def _put(space: dict[str, Any], name: str, value: Any, path: str) -> int:
     """Render one value into ``space``; how many features it counts for."""
-    _check_name(name, path)
-    where = f"{path}.{name}"
-    if isinstance(value, list):
-        rendered = {
-            name + _checked_text(element, f"{where}[{i}]").translate(_AS_UNDERSCORE_TEXT)
-            for i, element in enumerate(value)
-        }
-        for key in sorted(rendered):
-            _place(space, key, True, where)
-        return len(value)
-    if isinstance(value, bool):
-        _place(space, name, value or None, where)
-    elif isinstance(value, str):
-        _place(space, name, _checked_text(value, where), where)
+    if not _is_plain_name(name):
+        _check_name(name, path)
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT_CHARS or not value.isascii() or "\0" in value:
+            _check_text(value, _at(path, name))
+        rendered: Any = value
+    elif isinstance(value, bool):
+        rendered = value or None
     elif isinstance(value, int | float):
-        _place(space, name, _number(value, where), where)
+        rendered = _number(value, path, name)
+    elif isinstance(value, list):
+        return _put_list(space, name, value, path)
     else:
-        allowed = "a string, a number, a boolean, a list of strings"
-        allowed += "" if "." in path.partition("features")[2] else ", or one level of {name: value}"
-        raise _refuse(where, value, "cannot be learned from", f"allowed are {allowed}")
+        raise _refuse(
+            _at(path, name),
+            value,
+            "cannot be learned from",
+            "allowed are strings, numbers, booleans, lists of strings, and one level of objects of these",
+        )
+    if name in space:
+        raise _twice(name, _at(path, name))
+    space[name] = rendered
     return 1
 
 
-def _place(space: dict[str, Any], key: str, value: Any, where: str) -> None:
-    if key in space:
-        raise InvalidFeatures(
-            f"{where} is given twice: another feature already has the name {key!r} "
-            "(a list's elements are named name + element); rename one of them",
-            path=where,
-            name=key,
-        )
-    space[key] = value
+def _put_list(space: dict[str, Any], name: str, elements: list[Any], path: str) -> int:
+    for place, element in enumerate(elements):
+        _check_text(element, f"{_at(path, name)}[{place}]")
+    for key in {name + element.translate(_AS_UNDERSCORE_TEXT) for element in elements}:
+        if key in space:
+            raise _twice(key, _at(path, name))
+        space[key] = True
+    return len(elements)
+
+
+def _twice(key: str, where: str) -> InvalidFeatures:
+    return InvalidFeatures(
+        f"{where} is given twice: another feature already has the name {key!a} "
+        "(a list's elements are named name + element); rename one of them",
+        path=where,
+        name=ascii(key),
+    )
 
 
 def _check_namespace(name: str, path: str) -> None:
     _check_name(name, path)
     if name in RESERVED_NAMESPACES:
-        raise _refuse(f"{path}.{name}", name, "is a reserved namespace", "rename it; taken are U, C, I, S")
+        raise _refuse(_at(path, name), name, "is a reserved namespace", "rename it; taken are U, C, I, S")
     if not (name[0].isascii() and name[0].isalnum()):
         raise _refuse(
-            f"{path}.{name}", name, "is no namespace name", "begin it with a letter or digit of ASCII"
+            _at(path, name), name, "is no namespace name", "begin it with a letter or digit of ASCII"
         )
+
+
+@lru_cache(maxsize=8192)
+def _is_plain_name(name: str) -> bool:
+    """Whether a name needs no closer look; most are seen again and again."""
+    return name.isascii() and 0 < len(name) <= 64 and name[0] != "_" and "\0" not in name
 
 
 def _check_name(name: str, path: str) -> None:
     if not name:
         raise _refuse(path, name, "holds an empty name", "give every feature a name")
     if name[0] == "_":
-        raise _refuse(f"{path}.{name}", name, "begins with '_', which VW reserves", "rename it")
-    _checked_text(name, f"{path}.{name[:40]}")
+        raise _refuse(_at(path, name), name, "begins with '_', which VW reserves", "rename it")
+    _check_text(name, _at(path, name))
 
 
-def _checked_text(text: Any, where: str) -> str:
+def _check_text(text: Any, where: str) -> None:
     if not isinstance(text, str):
         raise _refuse(where, text, "is not a string", "lists hold strings alone")
     if len(text) > MAX_TEXT_CHARS:
@@ -224,33 +243,35 @@ def _checked_text(text: Any, where: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _refuse(where, ascii(text), "holds a lone surrogate", "send valid Unicode") from None
-    return text
+            raise _refuse(where, text, "holds a lone surrogate", "send valid Unicode") from None
 
 
-def _number(value: float, where: str) -> int | float | None:
+def _number(value: float, path: str, name: str) -> int | float | None:
     """The number whose text VW reads as exactly float32(value); None where that is zero."""
-    if not -MAX_ABS <= value <= MAX_ABS:  # catches NaN too
-        shown = repr(value) if isinstance(value, float) else f"{str(value)[:20]}"
+    if not -MAX_ABS <= value <= MAX_ABS:  # NaN is not within either.
+        shown = repr(value)
+        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
         raise InvalidFeatures(
-            f"{where} is {shown}; allowed are finite numbers from -{MAX_ABS:g} to {MAX_ABS:g}: rescale it",
-            path=where,
+            f"{_at(path, name)} is {shown}; allowed are finite numbers from -{MAX_ABS:g} to {MAX_ABS:g}: "
+            "rescale it",
+            path=_at(path, name),
             given=shown,
             allowed=[-MAX_ABS, MAX_ABS],
         )
-    if value == int(value):
-        return int(value) or None
     single: float = _F32.unpack(_F32.pack(value))[0]
-    if single == 0.0:
-        return None
     if single == int(single):
-        return int(single)
+        return int(single) or None
     short = float(str(np.float32(single)))
     # VW's own number parser may be off by a few units of the last place of a double.
     for nudged in (short * (1 - 2e-15), short * (1 + 2e-15)):
         if _F32.unpack(_F32.pack(nudged))[0] != single:
             return single
     return short
+
+
+def _at(path: str, name: str) -> str:
+    """A path that can be printed and encoded, whatever the name."""
+    return f"{path}.{name[:40].encode('utf-8', 'backslashreplace').decode()}"
 
 
 def _refuse(where: str, given: Any, fault: str, remedy: str) -> InvalidFeatures:

@@ -9,11 +9,10 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from bandit.errors import InvalidFeatures
 from bandit.features import HashedFeatures, hash_item
-from bandit.tokenizer import hash_object, new_work
+from bandit.tokenizer import add_hashed, add_many, new_work
 
 MEAN_FEATURES_A_ROW: Final = 64
 
@@ -105,7 +104,7 @@ class ItemTable:
             # Every feature takes at least four bytes of its text; one more is the id.
             self._reserve(rows + n, segments, features + n + len(text) // 4)
             if text_ok and names_ok:
-                rows, segments, features, n_left = _add_many(
+                rows, segments, features, n_left = add_many(
                     text, text_end, names, name_end, self._work,
                     self._row_segment, self._segment_start, self._segment_letter,
                     self._letters, self._idx, self._val,
@@ -120,7 +119,7 @@ class ItemTable:
                     hashed = _hash_slowly(ids[i], bytes(raws[i]), f"candidates[{place}].features")
                     self._reserve(rows + n_left, segments, features + len(hashed.idx))
                     out[i] = rows
-                    rows, segments, features = _add_hashed(
+                    rows, segments, features = add_hashed(
                         hashed.letters, hashed.idx, hashed.val,
                         self._row_segment, self._segment_start, self._segment_letter,
                         self._letters, self._idx, self._val,
@@ -241,62 +240,3 @@ def parse_features(raw: bytes, *, path: str = "features") -> dict[str, Any]:
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
-
-
-# -- kernels ------------------------------------------------------------------------------------
-
-
-@njit(cache=True, nogil=True)
-def _close_row(row_segment, segment_start, segment_letter, letters, rows, segments, features, n):  # type: ignore[no-untyped-def]
-    """Segments of the ``n`` features just written at ``features``."""
-    last = -1
-    for i in range(features, features + n):
-        if letters[i] != last:
-            last = int(letters[i])
-            segment_letter[segments] = letters[i]
-            segment_start[segments] = i
-            segments += 1
-    # The next row begins here, so a reader of this row never sees this entry change.
-    segment_start[segments] = features + n
-    row_segment[rows + 1] = segments
-    return rows + 1, segments, features + n
-
-
-@njit(cache=True, nogil=True)
-def _add_many(  # type: ignore[no-untyped-def]
-    text, text_end, names, name_end, work,
-    row_segment, segment_start, segment_letter, letters, idx, val,
-    rows, segments, features, out,
-):  # fmt: skip
-    left = 0
-    for i in range(len(out)):
-        start, stop = text_end[i], text_end[i + 1]
-        n = -1
-        if stop > start:
-            n = hash_object(
-                text, start, stop, names, name_end[i], name_end[i + 1], False, work,
-                letters, idx, val, features,
-            )  # fmt: skip
-        if n < 0:
-            out[i] = -1
-            left += 1
-            continue
-        out[i] = rows
-        rows, segments, features = _close_row(
-            row_segment, segment_start, segment_letter, letters, rows, segments, features, n
-        )
-    return rows, segments, features, left
-
-
-@njit(cache=True, nogil=True)
-def _add_hashed(  # type: ignore[no-untyped-def]
-    new_letters, new_idx, new_val,
-    row_segment, segment_start, segment_letter, letters, idx, val,
-    rows, segments, features,
-):  # fmt: skip
-    n = len(new_idx)
-    for i in range(n):
-        letters[features + i] = new_letters[i]
-        idx[features + i] = new_idx[i]
-        val[features + i] = new_val[i]
-    return _close_row(row_segment, segment_start, segment_letter, letters, rows, segments, features, n)

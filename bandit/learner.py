@@ -7,6 +7,7 @@ workspace, or is never finished). None of them leaves this class.
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -34,12 +35,14 @@ class Learner:
     :raises CorruptModel: ``model`` is truncated or of other arguments
     """
 
+    _vw: Workspace | None
+
     def __init__(self, args: ModelArgs, model: bytes | None = None, *, scratch: Path) -> None:
         self.args = args
         self._scratch = scratch
         command = args.vw_command()
         if model is None:
-            self._vw: Workspace | None = Workspace(command)
+            self._hold(Workspace(command))
             self._n_learned = 0
             return
         state = read_state(model)
@@ -49,7 +52,7 @@ class Learner:
         try:
             path.write_bytes(model)
             # Without the counters predictions agree, but bytes differ from a learner that never stopped.
-            self._vw = Workspace(f"{command} --preserve_performance_counters -i {path}")
+            self._hold(Workspace(f"{command} --preserve_performance_counters -i {path}"))
         except RuntimeError as error:
             raise CorruptModel(f"VW cannot load the model: {error}; take the last good one") from None
         finally:
@@ -103,9 +106,8 @@ class Learner:
 
     def close(self) -> None:
         """Give VW's memory back; harmless when repeated."""
-        if self._vw is not None:
-            self._vw.finish()
-            self._vw = None
+        self._vw = None
+        self._finish()
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +116,11 @@ class Learner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _hold(self, vw: Workspace) -> None:
+        self._vw = vw
+        # At the latest when the interpreter ends, and before VW's own destructor, which then fails.
+        self._finish = weakref.finalize(self, vw.finish)
 
     def _open(self) -> Workspace:
         if self._vw is None:

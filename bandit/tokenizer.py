@@ -4,6 +4,9 @@
 no escapes, no odd numbers, no name twice, nothing that `bandit.features` would refuse. At anything else
 it gives up with -1, and the caller takes the slow path, which decides and explains. So there is one
 authority, and the fast path only has to agree with it where it answers at all.
+
+The kernels that call these stand in this file too: numba's cache notices a change of the caller's own file
+alone, and would go on with old copies of what was inlined from another.
 """
 
 from __future__ import annotations
@@ -126,11 +129,11 @@ def _number(buf, pos, end):  # type: ignore[no-untyped-def]
     while pos < end:
         c = buf[pos]
         if 0x30 <= c <= 0x39:
+            if digits == 18:
+                return np.float32(0.0), -1
             mantissa = mantissa * 10 + int(c) - 0x30
             digits += mantissa > 0
             power -= dot
-            if digits > 18:
-                return np.float32(0.0), -1
         elif c == 0x2E and not dot:
             dot = True
         else:
@@ -395,3 +398,59 @@ def new_work():  # type: ignore[no-untyped-def]
         np.empty((MAX_TOKENS, 5), np.int64),
         np.empty(MAX_TOKENS, np.float32),
     )
+
+
+@njit(cache=True, nogil=True)
+def _close_row(row_segment, segment_start, segment_letter, letters, rows, segments, features, n):  # type: ignore[no-untyped-def]
+    """Segments of the ``n`` features just written at ``features``."""
+    last = -1
+    for i in range(features, features + n):
+        if letters[i] != last:
+            last = int(letters[i])
+            segment_letter[segments] = letters[i]
+            segment_start[segments] = i
+            segments += 1
+    # The next row begins here, so a reader of this row never sees this entry change.
+    segment_start[segments] = features + n
+    row_segment[rows + 1] = segments
+    return rows + 1, segments, features + n
+
+
+@njit(cache=True, nogil=True)
+def add_many(  # type: ignore[no-untyped-def]
+    text, text_end, names, name_end, work,
+    row_segment, segment_start, segment_letter, letters, idx, val,
+    rows, segments, features, out,
+):  # fmt: skip
+    left = 0
+    for i in range(len(out)):
+        start, stop = text_end[i], text_end[i + 1]
+        n = -1
+        if stop > start:
+            n = hash_object(
+                text, start, stop, names, name_end[i], name_end[i + 1], False, work,
+                letters, idx, val, features,
+            )  # fmt: skip
+        if n < 0:
+            out[i] = -1
+            left += 1
+            continue
+        out[i] = rows
+        rows, segments, features = _close_row(
+            row_segment, segment_start, segment_letter, letters, rows, segments, features, n
+        )
+    return rows, segments, features, left
+
+
+@njit(cache=True, nogil=True)
+def add_hashed(  # type: ignore[no-untyped-def]
+    new_letters, new_idx, new_val,
+    row_segment, segment_start, segment_letter, letters, idx, val,
+    rows, segments, features,
+):  # fmt: skip
+    n = len(new_idx)
+    for i in range(n):
+        letters[features + i] = new_letters[i]
+        idx[features + i] = new_idx[i]
+        val[features + i] = new_val[i]
+    return _close_row(row_segment, segment_start, segment_letter, letters, rows, segments, features, n)
