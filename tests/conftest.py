@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
+from flask.testing import FlaskClient
 from hypothesis import settings
+
+from bandit.config import Settings
+from bandit.service import Service
+from bandit.store.data import DataDirectory
+from bandit.trainer import Trainer
+from bandit.web.app import create_app
+from tests.service import Reply, RunningService
 
 if not os.environ.get("CI"):  # There Hypothesis brings a profile of its own: the same examples every time.
     settings.register_profile("here", deadline=None)  # A busy machine is no failure.
@@ -28,3 +39,109 @@ def no_leaked_threads() -> Iterator[None]:
         thread.join(timeout=max(0.0, give_up_at - time.monotonic()))
     alive = [t.name for t in leaked if t.is_alive()]
     assert not alive, f"threads left running: {alive}; close what the test opened"
+
+
+# ---------------------------------------------------------------- the service, in this process
+
+
+class Clock:
+    """UTC seconds that pass only when told to."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Loop:
+    """Service and trainer over one data directory, with the trainer stepped by hand."""
+
+    def __init__(self, data: DataDirectory, clock: Clock) -> None:
+        self.data = data
+        self.clock = clock
+        self.trainer = Trainer(data, clock=clock)
+        self.trainer.step()
+        self.service = Service(data, clock=clock)
+        self.service.ranker.refresh_model()
+
+    def learn(self) -> None:
+        """Fold all there is, publish, and serve what was published."""
+        while self.trainer.step():
+            pass
+        self.clock.pass_(1.0)
+        while self.trainer.step():
+            pass
+        self.service.ranker.refresh_model()
+
+    def end_windows(self, seconds: float = 1_000.0) -> None:
+        """Let all open windows end, and learn from them."""
+        self.clock.pass_(seconds)
+        self.learn()
+        self.learn()
+
+    def close(self) -> None:
+        self.trainer.run(lambda: True)
+
+
+class Api:
+    """The Flask test client with the face of `tests.service.call`."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self._client = client
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        response = self._client.open(path, method=method, data=data, headers=dict(headers or {}))
+        return Reply(response.status_code, response.headers, response.get_data())
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def data(tmp_path: Path, clock: Clock) -> Iterator[DataDirectory]:
+    """A new data directory."""
+    path = tmp_path / "data"
+    path.mkdir()
+    directory = DataDirectory(Settings(path, durable=False), clock=clock)
+    yield directory
+    directory.close()
+
+
+@pytest.fixture
+def loop(data: DataDirectory, clock: Clock) -> Iterator[Loop]:
+    """A service that serves a first, empty model, and its trainer."""
+    opened = Loop(data, clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def service(loop: Loop) -> Service:
+    return loop.service
+
+
+@pytest.fixture
+def client(service: Service) -> FlaskClient:
+    """Flask's test client over the native API."""
+    return create_app(service).test_client()
+
+
+@pytest.fixture
+def api(client: FlaskClient) -> Api:
+    return Api(client)
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The real thing with two workers, shared by all tests that leave it as it was."""
+    with RunningService(tmp_path_factory.mktemp("running") / "data", workers=2) as started:
+        yield started

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import psutil
+from werkzeug.datastructures import Headers
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 90.0
@@ -23,10 +24,10 @@ _TRAINER = re.compile(r"trainer started with process id (\d+)")
 
 
 class Reply(NamedTuple):
-    """What came back."""
+    """What came back; header names as in any case."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Headers
     content: bytes
 
     @property
@@ -85,10 +86,12 @@ def send(
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
     response = connection.getresponse()
-    return Reply(response.status, dict(response.getheaders()), response.read())
+    return Reply(response.status, Headers(response.getheaders()), response.read())
 
 
-def wait_for(condition: Callable[[], Any], *, timeout_s: float = 20.0, what: str = "it", every_s: float = 0.02) -> Any:
+def wait_for(
+    condition: Callable[[], Any], *, timeout_s: float = 20.0, what: str = "it", every_s: float = 0.02
+) -> Any:
     """The first truthy value of ``condition``; no connection, or half a reply, counts as not yet.
 
     :raises AssertionError: it did not come
@@ -103,7 +106,7 @@ def wait_for(condition: Callable[[], Any], *, timeout_s: float = 20.0, what: str
         except (OSError, http.client.HTTPException, psutil.Error) as error:
             last = error
         time.sleep(every_s)
-    raise AssertionError(f"{what} did not come within {timeout_s:g} s" + (f" (last: {last!r})" if last else ""))
+    raise AssertionError(f"{what} did not come within {timeout_s:g} s (last error: {last!r})")
 
 
 class RunningService:
@@ -118,7 +121,12 @@ class RunningService:
     """
 
     def __init__(
-        self, data: Path, *, port: int | None = None, environ: Mapping[str, str] | None = None, **settings: Any
+        self,
+        data: Path,
+        *,
+        port: int | None = None,
+        environ: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> None:
         self.data = data
         self.port = free_port() if port is None else port

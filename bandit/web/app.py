@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.routing import PathConverter
 
 from bandit.errors import BanditError, BodyTooLarge, InvalidRequest, NotFound
 from bandit.records import ErrorBody, ErrorReply, encode
@@ -18,9 +19,17 @@ from bandit.web.routes import ROUTES, Handler, Route
 log = logging.getLogger("feed_bandit")
 
 
+class _AnyText(PathConverter):
+    """All that an id may be: werkzeug's own stops at newlines and at a slash in front."""
+
+    regex = "(?s:.+?)"
+    part_isolating = False
+
+
 def create_app(service: Service) -> Flask:
     """The native API over a service."""
     app = Flask("feed_bandit", static_folder=None)
+    app.url_map.converters["path"] = _AnyText
     app.config["MAX_CONTENT_LENGTH"] = service.data.settings.max_body_mb * 1024 * 1024
     # Ids may hold slashes, even two in a row.
     app.url_map.merge_slashes = False
