@@ -17,7 +17,7 @@ from vowpalwabbit import Workspace
 
 from bandit.errors import CorruptModel, InvalidRequest
 from bandit.model_args import ModelArgs
-from bandit.scorer import read_state
+from bandit.scorer import check_model
 
 MAX_REWARD: Final = 1e6
 MAX_WEIGHT: Final = 1e6
@@ -45,9 +45,7 @@ class Learner:
             self._hold(Workspace(command))
             self._n_learned = 0
             return
-        state = read_state(model)
-        if state.bits != args.bits:
-            raise CorruptModel(f"the model has {state.bits} bits; expected are {args.bits}", given=state.bits)
+        state, _ = check_model(model, args)
         path = self._file()
         try:
             path.write_bytes(model)

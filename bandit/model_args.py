@@ -18,7 +18,7 @@ from bandit.errors import UnsupportedArgument
 WILDCARD: Final = ":"
 DEFAULT_BITS: Final = 18
 MIN_BITS: Final = 8
-MAX_BITS: Final = 26
+MAX_BITS: Final = 24
 # Every one costs all candidates; `-q ::` over many namespaces alone makes more.
 MAX_TERMS: Final = 64
 
@@ -221,10 +221,14 @@ def _settled(terms: list[str]) -> tuple[str, ...]:
     ``::U``: VW does this to wildcards too, before it fills them in.)
     """
     kept: dict[str, str] = {}
-    for term in sorted(terms, key=lambda term: (len(term), term)):
+    for term in sorted(terms, key=_rank):
         ordered = "".join(sorted(term))
         kept.setdefault(ordered, ordered if 1 < len(set(term)) < len(term) else term)
-    return tuple(kept.values())
+    return tuple(sorted(kept.values(), key=_rank))
+
+
+def _rank(term: str) -> tuple[int, str]:
+    return len(term), term
 
 
 def _expand(term: str, letters: str) -> list[str]:

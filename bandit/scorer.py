@@ -80,13 +80,12 @@ def read_state(model: bytes) -> ModelState:
     return ModelState(bits, options.strip(), n_learned, gravity, contraction, reader.at)
 
 
-def weights_from_model(model: bytes, args: ModelArgs) -> Weights:
-    """The weights that VW would predict with, in natural order.
+def check_model(model: bytes, args: ModelArgs) -> tuple[ModelState, npt.NDArray[Any]]:
+    """What was read of a whole and sound model: its state, and its records of nonzero weights.
 
-    :param model: what VW saved
-    :returns: shape (2 ** bits,), float32
-    :raises CorruptModel: truncated, of other bits than ``args``, or not finite: scores from it would be
-        wrong without a sign
+    VW itself loads a truncated model without a word.
+
+    :raises CorruptModel: truncated, of other bits than ``args``, out of order or not finite
     """
     state = read_state(model)
     if state.bits != args.bits:
@@ -96,14 +95,23 @@ def weights_from_model(model: bytes, args: ModelArgs) -> Weights:
         raise _corrupt(f"{len(body) % _RECORD.itemsize} bytes stand after the last whole weight")
     records = np.frombuffer(body, _RECORD)
     index = records["index"]
-    weight = records["weight"]
-    size = 1 << args.bits
-    if len(index) and (int(index[-1]) >= size or not bool((index[1:] > index[:-1]).all())):
+    if len(index) and (int(index[-1]) >= 1 << args.bits or not bool((index[1:] > index[:-1]).all())):
         raise _corrupt("its weights are out of order or out of range")
-    if not bool(np.isfinite(weight).all()):
+    if not bool(np.isfinite(records["weight"]).all()):
         raise _corrupt("a weight is not finite")
-    weights = np.zeros(size, np.float32)
-    weights[index] = weight
+    return state, records
+
+
+def weights_from_model(model: bytes, args: ModelArgs) -> Weights:
+    """The weights that VW would predict with, in natural order.
+
+    :param model: what VW saved
+    :returns: shape (2 ** bits,), float32
+    :raises CorruptModel: as `check_model`: scores would be wrong without a sign
+    """
+    state, records = check_model(model, args)
+    weights = np.zeros(1 << args.bits, np.float32)
+    weights[records["index"]] = records["weight"]
     if state.gravity != 0.0 or state.contraction != 1.0:
         weights = _shrunk(weights, state.gravity, state.contraction)
     return weights
@@ -185,9 +193,7 @@ def prepare(view: TableView, shared: HashedFeatures, weights: Weights, args: Mod
         letters |= 1 << letter
     terms, lasting, ignored = _layout(args, letters, view.letters)
     mask = len(weights) - 1
-    parts = _prepare(
-        shared.letters, shared.idx, shared.val, terms, ignored, args.noconstant, weights, np.uint32(mask)
-    )
+    parts = _prepare(shared.letters, shared.idx, shared.val, terms, ignored, args.noconstant, weights, np.uint32(mask))
     base, after_at, after_hash, after_val, before_at, before_hash, before_val, shared_at = parts
     return Prepared(
         base, mask, ignored, after_at, after_hash, after_val, before_at, before_hash, before_val,

@@ -10,11 +10,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pylibvw
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from vowpalwabbit import Workspace
+from vowpalwabbit.pyvw import Workspace, pylibvw
 
 from bandit.errors import InvalidFeatures
 from bandit.features import HashedFeatures, hash_item, hash_resolved, murmur3, resolve_item, resolve_shared
