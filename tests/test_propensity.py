@@ -281,20 +281,13 @@ def test_every_scoring_order_is_equally_likely() -> None:
 
 
 def test_the_scoring_order_says_nothing_about_the_draw() -> None:
-    case = Case(np.zeros(3, np.float32), np.zeros(3, np.uint8), 1, uniform(), 0, np.array([0.5]))
+    scores, state, floor = np.zeros(3, np.float32), np.zeros(3, np.uint8), np.full(2, 0.5)
     counts: Counter[Slots] = Counter()
     for seed in SEEDS:
-        slate = draw_slate(
-            case.scores,
-            case.state,
-            n_slots=1,
-            explorer=case.explorer,
-            shortlist=0,
-            floor=case.floor,
-            seed=seed,
-        )
-        counts[int(score_order(seed, 3)[0]), int(slate.chosen[0])] += 1
-    assert p_value(counts, dict.fromkeys(itertools.product(range(3), range(3)), 1 / 9)) > THRESHOLD
+        slate = draw_slate(scores, state, n_slots=2, explorer=uniform(), shortlist=0, floor=floor, seed=seed)
+        counts[*score_order(seed, 3).tolist(), *slate.chosen.tolist()] += 1
+    pairs = itertools.product(itertools.permutations(range(3)), itertools.permutations(range(3), 2))
+    assert p_value(counts, {order + slate: 1 / 36 for order, slate in pairs}) > THRESHOLD
 
 
 # The test of the test: what it would have caught.

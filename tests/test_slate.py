@@ -226,9 +226,9 @@ def test_the_shortlist_is_the_best_by_a_full_sort(shape: str, shortlist: int) ->
         "tiny": normal * 1e-44,
         "huge": normal * 8e37,
     }[shape].astype(np.float32)
-    decision = Decision(
-        scores, rng.choice([0, 0, 0, 1, 2], 1000).astype(np.uint8), 8, uniform(), shortlist, np.zeros(8)
-    )
+    state = rng.choice([0, 0, 0, 1, 2], 1000).astype(np.uint8)
+    state[700] = ELIGIBLE
+    decision = Decision(scores, state, 8, uniform(), shortlist, np.zeros(8))
     slate = decision.draw(11)
     for slot in range(8):
         above = slate.chosen[:slot]
