@@ -14,9 +14,10 @@ What VW's parser does with that text (``--hash all``, version 9.11.9), and what 
   hash that a string has. A list is a set: elements that VW cannot tell apart count once.
 * a NUL ends a name or value silently, and names beginning with ``_`` are commands: both refused.
 * the interaction letter is the first *byte* of a namespace, read as a signed char: one above 127
-  writes outside VW's table. Namespaces must begin with an ASCII letter or digit.
-* its number parser is not always correctly rounded: numbers are written as the shortest decimal
-  of the float32 that is meant, and one further off the rounding boundary where that is needed.
+  writes outside VW's table and aborts the process. Namespaces must begin with an ASCII letter or digit.
+* without ``--hash all`` names that are all digits would be read as numbers, ``"07"`` the same as ``"7"``.
+* its number parser is not always correctly rounded: numbers are written as the shortest decimal of the
+  float32 that is meant, and in full where that lies too near a rounding boundary.
 """
 
 from __future__ import annotations
@@ -130,9 +131,7 @@ def _item_namespaces(item_id: str, features: Features, path: str) -> Namespaces:
     return spaces
 
 
-def _collect(
-    spaces: Namespaces, home: str, features: Features, path: str, *, own_id: str | None = None
-) -> None:
+def _collect(spaces: Namespaces, home: str, features: Features, path: str, *, own_id: str | None = None) -> None:
     """Add one set's features to ``spaces``: scalars under ``home``, objects under their own name."""
     if not isinstance(features, Mapping):
         raise _refuse(path, features, "is not an object", 'send {"name": value, ...}')
@@ -208,9 +207,7 @@ def _check_namespace(name: str, path: str) -> None:
     if name in RESERVED_NAMESPACES:
         raise _refuse(_at(path, name), name, "is a reserved namespace", "rename it; taken are U, C, I, S")
     if not (name[0].isascii() and name[0].isalnum()):
-        raise _refuse(
-            _at(path, name), name, "is no namespace name", "begin it with a letter or digit of ASCII"
-        )
+        raise _refuse(_at(path, name), name, "is no namespace name", "begin it with a letter or digit of ASCII")
 
 
 @lru_cache(maxsize=8192)
@@ -252,8 +249,7 @@ def _number(value: float, path: str, name: str) -> int | float | None:
         shown = repr(value)
         shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
         raise InvalidFeatures(
-            f"{_at(path, name)} is {shown}; allowed are finite numbers from -{MAX_ABS:g} to {MAX_ABS:g}: "
-            "rescale it",
+            f"{_at(path, name)} is {shown}; allowed are finite numbers from -{MAX_ABS:g} to {MAX_ABS:g}: rescale it",
             path=_at(path, name),
             given=shown,
             allowed=[-MAX_ABS, MAX_ABS],

@@ -71,16 +71,17 @@ class Learner:
         :param shared: from `resolve_shared`
         :param item: from `resolve_item`
         :param reward: finite, at most a million either way
-        :param weight: from 1 to a million; VW clips probabilities above 1, so that less is not possible
+        :param weight: from a millionth to a million. Below 1 the label's probability is above 1, which VW's
+            JSON parser takes as it is; its text parser would clip it
         :raises InvalidRequest: reward or weight outside; nothing was learned
         """
         if not (math.isfinite(reward) and abs(reward) <= MAX_REWARD):
             raise InvalidRequest(
                 f"reward {reward} is not a number within {MAX_REWARD:g}; rescale it", given=repr(reward)
             )
-        if not 1.0 <= weight <= MAX_WEIGHT:
+        if not 1 / MAX_WEIGHT <= weight <= MAX_WEIGHT:
             raise InvalidRequest(
-                f"weight {weight} is outside 1 to {MAX_WEIGHT:g}: VW cannot weigh an event less than once",
+                f"weight {weight} is outside {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}; leave out what weighs nothing",
                 given=repr(weight),
             )
         vw = self._open()

@@ -31,7 +31,7 @@ def lessons(n: int, seed: int = 1) -> list[Lesson]:
     for _ in range(n):
         shared = resolve_shared(f"u{rng.randrange(20)}", {"age": rng.random()}, {"hour": str(rng.randrange(24))})
         item = resolve_item(f"v{rng.randrange(50)}", {"c": f"c{rng.randrange(9)}", "s": {"bpm": rng.random()}})
-        made.append((shared, item, rng.gauss(0, 1), rng.choice([1.0, 1.0, 2.5, 40.0])))
+        made.append((shared, item, rng.gauss(0, 1), rng.choice([1.0, 1.0, 2.5, 40.0, 0.3])))
     return made
 
 
@@ -112,7 +112,7 @@ def test_the_weight_is_exactly_what_was_asked_for(tmp_path: Path):
         for _ in range(100):
             shared = resolve_shared("u", {"a": rng.random()}, {})
             item = resolve_item(f"v{rng.randrange(5)}", {})
-            reward, weight = rng.random(), rng.choice([1.0, 2.0, 4.0, 64.0])
+            reward, weight = rng.random(), rng.choice([0.01, 0.5, 1.0, 2.0, 64.0])
             learner.learn(shared, item, reward=reward, weight=weight)
             features: dict[str, Any] = json.loads(item) | json.loads(shared)
             # A label as text is VW's own label grammar: the cost, then its importance.
@@ -134,7 +134,7 @@ def test_a_reward_that_is_no_number_is_refused(reward: float, tmp_path: Path):
         assert learner.n_learned == 0
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, 0.5, float("nan"), float("inf"), 1e9])
+@pytest.mark.parametrize("weight", [0.0, -1.0, 1e-9, float("nan"), float("inf"), 1e9])
 def test_a_weight_that_vw_cannot_give_is_refused(weight: float, tmp_path: Path):
     with (
         Learner(ModelArgs.parse("-b 10"), scratch=tmp_path) as learner,
