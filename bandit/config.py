@@ -101,7 +101,7 @@ class Signal(Struct, forbid_unknown_fields=True):
     evidence: bool = False
 
 
-SignalName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
+SignalName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$(?!\n)")]
 Phi = Annotated[float, Meta(ge=0, le=1)]
 
 

@@ -26,7 +26,8 @@ Id = Annotated[
     Meta(
         min_length=1,
         max_length=256,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
+        # The look-ahead: Python's $ would let a newline at the end pass.
+        pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)",
         description="1 to 256 characters, no control characters",
     ),
 ]

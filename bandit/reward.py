@@ -51,9 +51,11 @@ class Formula:
                 f"formula {text!r} is not an expression; write for example 'watch_s / 30 + 2 * like'"
             ) from None
         names: set[str] = set()
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
-            self._check(node, names)
-        self.names = frozenset(names - _FUNCTIONS.keys())
+            if id(node) not in called:
+                self._check(node, names)
+        self.names = frozenset(names)
         try:
             self._code = compile(tree, "<formula>", "eval")
         except (RecursionError, MemoryError):
@@ -80,6 +82,8 @@ class Formula:
                 raise InvalidFormula(f"{node.func.id} takes {few} to {many} arguments, not {n_args}")
         if isinstance(node, ast.Name):
             names.add(node.id)
+            if node.id in _FUNCTIONS:
+                raise InvalidFormula(f"formula uses the function {node.id} as a number; call it, or rename the signal")
 
     def __call__(self, signals: Mapping[str, float]) -> float | None:
         """Reward of these combined signals; None where the formula has no finite value there."""

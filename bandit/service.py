@@ -16,6 +16,7 @@ from bandit.config import Config, LiveConfig, check_config
 from bandit.errors import InvalidRequest, LogUnavailable, UnknownDecision, UnknownItem
 from bandit.features import resolve_item
 from bandit.fold import closes_at
+from bandit.item_table import parse_features
 from bandit.ranker import Ranker
 from bandit.records import (
     ActivateReply,
@@ -186,10 +187,13 @@ class Service:
         for place, item in enumerate(request.items):
             text = NO_FEATURES if item.features is UNSET else bytes(item.features)
             where = f"items[{place}].features"
-            resolve_item(item.id, records.decode(text, records.Features, what=where), path=where)
+            # The reader that scoring uses: what it refuses would spoil every ranking of the item.
+            resolve_item(item.id, parse_features(text, path=where), path=where)
             items.append((item.id, text))
-        if len({item_id for item_id, _ in items}) != len(items):
-            raise InvalidRequest("items repeats an id; each may stand once in a call")
+        if len(dict(items)) != len(items):
+            ids = [item_id for item_id, _ in items]
+            twice = next(item_id for place, item_id in enumerate(ids) if item_id in ids[:place])
+            raise InvalidRequest(f"items repeats the id {twice!r}; each may stand once in a call", id=twice)
         changed = 0
         for start in range(0, len(items), ITEMS_A_TRANSACTION):
             part = items[start : start + ITEMS_A_TRANSACTION]
