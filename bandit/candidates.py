@@ -175,6 +175,8 @@ class CandidateCache:
 
 def unnumbered(resolved: Resolved) -> list[tuple[int, tuple[str, bytes]]]:
     """(place among the candidates, (id, features text)) of those that the log has no version number for."""
+    if resolved.versions.all():
+        return []
     texts = resolved.generation.texts
     found = []
     for place in np.flatnonzero(resolved.versions == 0).tolist():

@@ -33,6 +33,7 @@ def make_app() -> Flask:
     """The app of this worker process; settings come from the environment that the parent left."""
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     configure_logging()
+    log.info("loading the scoring kernels (compiled at the first start, which takes a while)")
     warm_up()
     service = Service(DataDirectory(read_settings({}, os.environ)))
     until = time.monotonic() + FIRST_MODEL_S
