@@ -1,4 +1,4 @@
-"""From what the fold closed to what VW is taught; serving's trainer and replay's rebuild share it."""
+"""From the log to what VW is taught; serving's trainer and replay's rebuild share all of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections.abc import Callable, Sequence
 
 from bandit import records
 from bandit.features import resolve_item
-from bandit.fold import Lesson
+from bandit.fold import Fold, Lesson, Record
 from bandit.learner import Learner
+from bandit.store.configs import read_config
+from bandit.store.items import versions
+from bandit.store.log import EventLog, LogRow
+
+READ_AT_ONCE = 500
 
 MAX_KEPT_ITEMS = 100_000
 _SCORED_AS = b'"S":{"slot":"0"}'
@@ -62,3 +67,47 @@ class Teacher:
             self._texts = {version: self._texts[version] for version in wanted & self._texts.keys()}
         for version, (item_id, text) in self._versions_of(missing).items():
             self._texts[version] = resolve_item(item_id, records.decode(text, records.Features, what="features"))
+
+
+class Course:
+    """The log, taught to one learner record by record. What was learned depends on the records alone.
+
+    :param learner: its model holds the log up to ``position``
+    :param reads_from: the earliest record needed to know what was open at ``position``; see `records.Publish`
+    :raises LogUnavailable: the log cannot be read; begin again with a learner as it was
+    """
+
+    def __init__(self, log: EventLog, learner: Learner, *, position: int = 0, reads_from: int = 1) -> None:
+        self._log = log
+        self._learner = learner
+        self._teacher = Teacher(learner, lambda numbers: versions(log, numbers))
+        # Only those that were there: what a record does must not depend on a config that came after it.
+        before = [row for row in log.read_kinds(["config"]) if row.pos < reads_from]
+        self._configs = {live.version: live for live in map(read_config, (row.payload for row in before))}
+        self.fold = Fold(self._configs, log.payload_at)
+        self.position = reads_from - 1
+        while self.position < position:
+            rows = log.read(self.position, min(READ_AT_ONCE, position - self.position))
+            for row in rows:
+                if row.pos <= position:
+                    # Its lessons are in the model already.
+                    self._fold(row)
+            self.position = rows[-1].pos if rows else position
+        self.position = position
+
+    def take(self, row: LogRow) -> list[Lesson]:
+        """Fold the next record and teach what closed because of it; see `Fold.apply`.
+
+        :raises LogUnavailable: the record may be half learned: the learner is of no more use
+        """
+        lessons = self._fold(row)
+        if lessons:
+            self._teacher.teach(lessons)
+        self.position = row.pos
+        return lessons
+
+    def _fold(self, row: LogRow) -> list[Lesson]:
+        if row.kind == "config":
+            live = read_config(row.payload)
+            self._configs[live.version] = live
+        return self.fold.apply(Record(*row))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,13 +15,11 @@ import msgspec
 from bandit import records
 from bandit.config import Settings
 from bandit.errors import CorruptModel, DataDirectoryInUse, LogUnavailable
-from bandit.fold import Fold, Lesson, Record
+from bandit.fold import Lesson
 from bandit.learner import Learner
-from bandit.lessons import Teacher
+from bandit.lessons import READ_AT_ONCE, Course
 from bandit.scorer import weights_from_model
-from bandit.store.configs import all_configs, read_config
 from bandit.store.data import DataDirectory
-from bandit.store.items import versions
 from bandit.store.log import LogRow, Txn
 from bandit.store.models import (
     TrainerState,
@@ -30,7 +30,6 @@ from bandit.store.models import (
     write_trainer_state,
 )
 
-READ_AT_ONCE = 500
 IDLE_S = 0.02
 STATE_EVERY_S = 1.0
 CHECKPOINT_EVERY_S = 0.5
@@ -53,46 +52,39 @@ class Trainer:
         self._data = data
         self._log = data.log
         self._clock = clock
-        self._configs = all_configs(self._log)
-        self._fold = Fold(self._configs, self._log.payload_at)
         self._unwritten: list[Lesson] = []
         self._problem: str | None = None
         self._learned_since = 0
-        self._never_published = not newest_models(self._log)
-        self._last_publish = self._last_state = self._last_tick = self._last_checkpoint = clock()
-        self.position = 0
-        self._learner = self._resume()
-        self._teacher = Teacher(self._learner, lambda numbers: versions(self._log, numbers))
+        # Where the publish record of the model at hand stands; 0 until there is one that can be served.
+        self._published_pos = 0
+        self._last_state = self._last_tick = self._last_checkpoint = clock()
+        self._last_publish = float("-inf")
+        self._learner, self._course = self._resume()
+
+    @property
+    def position(self) -> int:
+        """Of the last record that was folded."""
+        return self._course.position
 
     # ------------------------------------------------------------ starting
 
-    def _resume(self) -> Learner:
+    def _resume(self) -> tuple[Learner, Course]:
         """The newest published model that is whole, and the fold as it stood there."""
         scratch = self._data.path / "scratch"
+        # A trainer that was killed while it saved left its file here.
+        shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(exist_ok=True)
-        for model in newest_models(self._log, limit=1_000):
+        for place, model in enumerate(newest_models(self._log, limit=1_000)):
             try:
-                saved = self._data.models.read(model.digest)
+                learner = Learner(self._data.args, self._data.models.read(model.digest), scratch=scratch)
             except CorruptModel as error:
                 self._problem = f"{error.message}; resumed from an older one"
                 continue
-            self._catch_up(model.reads_from - 1, model.position)
-            return Learner(self._data.args, saved, scratch=scratch)
-        return Learner(self._data.args, scratch=scratch)
-
-    def _catch_up(self, after: int, until: int) -> None:
-        """Fold again what was open at ``until``; its lessons up to there are in the model already."""
-        self.position = after
-        while self.position < until:
-            for row in self._log.read(self.position, min(READ_AT_ONCE, until - self.position)):
-                if row.pos > until:
-                    break
-                self._fold.apply(Record(*row))
-                self.position = row.pos
-            else:
-                continue
-            break
-        self.position = until
+            if place == 0:
+                self._published_pos, self._last_publish = model.published_pos, self._clock()
+            return learner, Course(self._log, learner, position=model.position, reads_from=model.reads_from)
+        learner = Learner(self._data.args, scratch=scratch)
+        return learner, Course(self._log, learner)
 
     # ------------------------------------------------------------ the loop
 
@@ -119,23 +111,20 @@ class Trainer:
         return bool(rows)
 
     def _learn_from(self, row: LogRow) -> None:
-        if row.kind == "config":
-            live = read_config(row.payload)
-            self._configs[live.version] = live
+        before = self._learner.n_learned
         try:
-            lessons = self._fold.apply(Record(*row))
-            if lessons:
-                self._unwritten += lessons
-                self._learned_since += self._teacher.teach(lessons)
+            self._unwritten += self._course.take(row)
         except LogUnavailable as error:
             # Half a record may have been learned: only the published state is known to be whole.
             raise HalfLearned(f"record {row.pos} was interrupted: {error}") from error
-        self.position = row.pos
+        self._learned_since += self._learner.n_learned - before
 
     def _publish_is_due(self) -> bool:
-        if self._never_published:
-            return True
-        wait_s = self._data.settings.publish_ms / 1000 if self._learned_since else IDLE_PUBLISH_S
+        urgent = self._published_pos == 0 or self._learned_since > 0
+        if not urgent and self.position <= self._published_pos:
+            # Since the last publish nothing was logged but the publish itself.
+            return False
+        wait_s = self._data.settings.publish_ms / 1000 if urgent else IDLE_PUBLISH_S
         return self._clock() - self._last_publish >= wait_s
 
     def _publish(self) -> None:
@@ -154,19 +143,18 @@ class Trainer:
         publish = records.Publish(
             digest=digest,
             position=self.position,
-            reads_from=self._fold.reads_from(self.position),
+            reads_from=self._course.fold.reads_from(self.position),
             learned=self._learner.n_learned,
         )
         self._problem = None
         state = self._state()
 
-        def write(txn: Txn) -> None:
+        def write(txn: Txn) -> int:
             write_outcomes(txn, self._unwritten)
-            append_publish(txn, publish, weights_digest)
             write_trainer_state(txn, state)
+            return append_publish(txn, publish, weights_digest)
 
-        self._log.append(write)
-        self._never_published = False
+        self._published_pos = self._log.append(write)
         self._unwritten = []
         self._learned_since = 0
         self._last_state = self._clock()
@@ -176,9 +164,9 @@ class Trainer:
         return TrainerState(
             position=self.position,
             at=self._clock(),
-            open_decisions=self._fold.n_open,
+            open_decisions=self._course.fold.n_open,
             learned=self._learner.n_learned,
-            counts=msgspec.json.encode(dict(self._fold.counts)),
+            counts=msgspec.json.encode(dict(self._course.fold.counts)),
             problem=self._problem,
         )
 
@@ -199,7 +187,7 @@ class Trainer:
 
     def _let_time_pass(self, now: float) -> None:
         """Nobody writes, but a window has ended: say so in the log, whose time is the only time."""
-        closes = self._fold.next_close()
+        closes = self._course.fold.next_close()
         if closes is None or closes > now or now - self._last_tick < self._data.settings.tick_s:
             return
         self._last_tick = now
@@ -217,7 +205,13 @@ class Trainer:
             if not busy:
                 time.sleep(IDLE_S)
         if self._learned_since:
-            self._publish()
+            # If the log is away now, the next start learns it again.
+            with suppress(LogUnavailable):
+                self._publish()
+        self.close()
+
+    def close(self) -> None:
+        """Give the learner's memory back; what was not published is learned again at the next start."""
         self._learner.close()
 
 

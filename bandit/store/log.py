@@ -171,18 +171,27 @@ class EventLog:
 
     def _commit(self, batch: Sequence[_Entry[Any]]) -> None:
         try:
-            self._transact(batch)
-        except Exception as first:
-            if len(batch) == 1:
-                batch[0].error = self._as_error(first)
-                batch[0].done = True
-                return
-            # One bad row never fails its batch: each alone.
+            try:
+                self._transact(batch)
+            except Exception as first:
+                error = self._as_error(first)
+                if len(batch) == 1:
+                    batch[0].error = error
+                    batch[0].done = True
+                    return
+                # One bad row never fails its batch: each alone.
+                for entry in batch:
+                    try:
+                        self._transact([entry])
+                    except Exception as own:
+                        entry.error = self._as_error(own)
+                        entry.done = True
+        finally:
             for entry in batch:
-                try:
-                    self._transact([entry])
-                except Exception as error:
-                    entry.error = self._as_error(error)
+                if not entry.done:
+                    # This thread was interrupted (by more than an Exception): the others must not believe that
+                    # their records stand in the log.
+                    entry.error = LogUnavailable("the log was interrupted; nothing was stored, try again")
                     entry.done = True
 
     def _as_error(self, error: Exception) -> Exception:
