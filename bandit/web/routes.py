@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from flask import Request
 from msgspec import UNSET
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from bandit import records
 from bandit.config import Config
@@ -67,9 +69,18 @@ _rank_seconds = metrics.SECONDS.labels("/v1/rank")
 _scored, _unscored = metrics.CANDIDATES.labels("yes"), metrics.CANDIDATES.labels("no")
 
 
+def _body(http: Request) -> bytes:
+    """:raises RequestEntityTooLarge: it has more bytes than a request may have"""
+    data = http.get_data(cache=False)
+    # Of a body that comes in chunks, without a length, werkzeug silently reads no more than it may.
+    if http.content_length is None and len(data) >= (http.max_content_length or math.inf):
+        raise RequestEntityTooLarge
+    return data
+
+
 def rank(service: Service, http: Request) -> Answer:
     received = time.monotonic()
-    request: RankRequest = records.decode(http.get_data(cache=False), RankRequest)
+    request: RankRequest = records.decode(_body(http), RankRequest)
     reply = service.rank(request, received=received)
     _scored.inc(reply.scored)
     if reply.scored < len(request.candidates):
@@ -87,7 +98,7 @@ class _OneOrMany(msgspec.Struct):
 
 
 def feedback(service: Service, http: Request) -> Answer:
-    body = http.get_data(cache=False)
+    body = _body(http)
     many = records.decode(body, _OneOrMany).events is not UNSET
     sent = records.decode(body, FeedbackBatch).events if many else [records.decode(body, Feedback)]
     results = service.feedback(sent)
@@ -98,7 +109,7 @@ def feedback(service: Service, http: Request) -> Answer:
 
 def activate(service: Service, http: Request, event_id: str) -> Answer:
     _check_path_id(event_id)
-    body = http.get_data(cache=False)
+    body = _body(http)
     request = records.decode(body, ActivateRequest) if body else ActivateRequest()
     return Answer(202, service.activate(event_id, request))
 
@@ -108,7 +119,7 @@ def event(service: Service, http: Request, event_id: str) -> Answer:
 
 
 def put_items(service: Service, http: Request) -> Answer:
-    return Answer(200, service.put_items(records.decode(http.get_data(cache=False), ItemsRequest)))
+    return Answer(200, service.put_items(records.decode(_body(http), ItemsRequest)))
 
 
 def get_item(service: Service, http: Request, item_id: str) -> Answer:
@@ -126,7 +137,7 @@ def get_config(service: Service, http: Request) -> Answer:
 
 
 def put_config(service: Service, http: Request) -> Answer:
-    document = records.decode(http.get_data(cache=False), Config)
+    document = records.decode(_body(http), Config)
     given = http.headers.get("If-Match")
     if given is None:
         raise VersionRequired(
