@@ -37,6 +37,14 @@ CandidateId = Annotated[
 ]
 Scalar = str | int | float | bool | list[str]
 Features = dict[str, str | int | float | bool | list[str] | dict[str, Scalar]]
+# Raw: most are seen again, so the text itself is the key and is parsed only once.
+FeaturesText = Annotated[
+    msgspec.Raw,
+    Meta(
+        description="names to strings, numbers, booleans, lists of strings; one level of namespaces",
+        extra_json_schema=msgspec.json.schema(Features),
+    ),
+]
 Seconds = float
 
 
@@ -44,8 +52,7 @@ class Candidate(Struct, forbid_unknown_fields=True):
     """A candidate that brings its own features for this one request."""
 
     id: CandidateId
-    # Raw: most are seen again, so the text itself is the key and is parsed only once.
-    features: Annotated[msgspec.Raw, Meta(description="Features, as in `Item`")] | UnsetType = UNSET
+    features: FeaturesText | UnsetType = UNSET
 
 
 class User(Struct, forbid_unknown_fields=True):
@@ -173,13 +180,7 @@ class Item(Struct, forbid_unknown_fields=True):
     """A video of the catalogue."""
 
     id: CandidateId
-    features: (
-        Annotated[
-            msgspec.Raw,
-            Meta(description="names to strings, numbers, booleans, lists of strings; one level of namespaces"),
-        ]
-        | UnsetType
-    ) = UNSET
+    features: FeaturesText | UnsetType = UNSET
 
 
 class ItemsRequest(Struct, forbid_unknown_fields=True):
@@ -199,7 +200,7 @@ class ItemReply(Struct):
     """An item as the catalogue holds it."""
 
     id: str
-    features: msgspec.Raw
+    features: FeaturesText
     withdrawn: bool
     updated_at: float
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import msgspec
 
@@ -26,11 +27,10 @@ _MEANINGS = {
 @cache
 def document() -> bytes:
     """The document as JSON."""
-    types = [type_ for route in ROUTES for type_ in (route.request, route.reply) if type_ is not None]
-    schemas, components = msgspec.json.schema_components(
-        [*types, ErrorReply], ref_template="#/components/schemas/{name}"
-    )
-    schema_of = {id(type_): schema for type_, schema in zip([*types, ErrorReply], schemas, strict=True)}
+    bodies = [body for route in ROUTES for body in (route.request, route.reply) if body is not None]
+    types = [*{type_: None for body in bodies for type_ in _alternatives(body)}, ErrorReply]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         operations = paths.setdefault(_PARAMETER.sub(r"{\1}", route.path), {})
@@ -58,11 +58,22 @@ def document() -> bytes:
     )
 
 
-def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
-    error = {"application/json": {"schema": schema_of[id(ErrorReply)]}}
+def _alternatives(body: Any) -> tuple[Any, ...]:
+    """The struct types of a body that may have one of several forms."""
+    return get_args(body) if isinstance(body, UnionType) else (body,)
+
+
+def _content(body: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    """What a request or reply may hold."""
+    schemas = [schema_of[type_] for type_ in _alternatives(body)]
+    return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+
+
+def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    error = _content(ErrorReply, schema_of)
     success: dict[str, Any] = {"description": route.summary}
     if route.reply is not None:
-        success["content"] = {"application/json": {"schema": schema_of[id(route.reply)]}}
+        success["content"] = _content(route.reply, schema_of)
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": route.handler.__name__,
@@ -92,6 +103,6 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     if route.request is not None:
         operation["requestBody"] = {
             "required": route.handler.__name__ != "activate",
-            "content": {"application/json": {"schema": schema_of[id(route.request)]}},
+            "content": _content(route.request, schema_of),
         }
     return operation
