@@ -55,9 +55,9 @@ class Trainer:
         self._unwritten: list[Lesson] = []
         self._problem: str | None = None
         self._learned_since = 0
-        # Where the publish record of the model at hand stands; 0 until there is one that can be served.
-        self._published_pos = 0
-        self._last_state = self._last_tick = self._last_checkpoint = clock()
+        # What the newest publish says of where to read from; 0 until there is one that can be served.
+        self._published_from = 0
+        self._last_state = self._last_tick = self._last_checkpoint = self._last_look = clock()
         self._last_publish = float("-inf")
         self._learner, self._course = self._resume()
 
@@ -81,7 +81,7 @@ class Trainer:
                 self._problem = f"{error.message}; resumed from an older one"
                 continue
             if place == 0:
-                self._published_pos, self._last_publish = model.published_pos, self._clock()
+                self._published_from, self._last_publish = model.reads_from, self._clock()
             return learner, Course(self._log, learner, position=model.position, reads_from=model.reads_from)
         learner = Learner(self._data.args, scratch=scratch)
         return learner, Course(self._log, learner)
@@ -101,11 +101,11 @@ class Trainer:
         now = self._clock()
         if self._publish_is_due():
             self._publish()
-        elif now - self._last_state >= STATE_EVERY_S:
+        if self._passed(self._last_state, STATE_EVERY_S):
             self._write_state(now)
         if not rows:
             self._let_time_pass(now)
-        if now - self._last_checkpoint >= CHECKPOINT_EVERY_S:
+        if self._passed(self._last_checkpoint, CHECKPOINT_EVERY_S):
             self._last_checkpoint = now
             self._log.checkpoint()
         return bool(rows)
@@ -120,12 +120,17 @@ class Trainer:
         self._learned_since += self._learner.n_learned - before
 
     def _publish_is_due(self) -> bool:
-        urgent = self._published_pos == 0 or self._learned_since > 0
-        if not urgent and self.position <= self._published_pos:
-            # Since the last publish nothing was logged but the publish itself.
+        if self._published_from == 0 or self._learned_since:
+            return self._passed(self._last_publish, self._data.settings.publish_ms / 1000)
+        if not (self._passed(self._last_publish, IDLE_PUBLISH_S) and self._passed(self._last_look, IDLE_PUBLISH_S)):
             return False
-        wait_s = self._data.settings.publish_ms / 1000 if urgent else IDLE_PUBLISH_S
-        return self._clock() - self._last_publish >= wait_s
+        self._last_look = self._clock()
+        # One further is the record of the last publish itself: an idle service need not write for ever.
+        return self._course.fold.reads_from(self.position) > self._published_from + 1
+
+    def _passed(self, since: float, seconds: float) -> bool:
+        """Whether so long has passed; a clock that was set back must not stop the trainer until it is there again."""
+        return not since <= self._clock() < since + seconds
 
     def _publish(self) -> None:
         self._last_publish = self._clock()
@@ -149,12 +154,13 @@ class Trainer:
         self._problem = None
         state = self._state()
 
-        def write(txn: Txn) -> int:
+        def write(txn: Txn) -> None:
             write_outcomes(txn, self._unwritten)
+            append_publish(txn, publish, weights_digest)
             write_trainer_state(txn, state)
-            return append_publish(txn, publish, weights_digest)
 
-        self._published_pos = self._log.append(write)
+        self._log.append(write)
+        self._published_from = publish.reads_from
         self._unwritten = []
         self._learned_since = 0
         self._last_state = self._clock()
@@ -175,7 +181,7 @@ class Trainer:
         before = trainer_state(self._log)
         state = self._state()
         idle = before is not None and before[:1] + before[2:] == state[:1] + state[2:]
-        if idle and not self._unwritten and before is not None and now - before.at < 10 * STATE_EVERY_S:
+        if idle and before is not None and not self._unwritten and not self._passed(before.at, 10 * STATE_EVERY_S):
             return
 
         def write(txn: Txn) -> None:
@@ -188,7 +194,7 @@ class Trainer:
     def _let_time_pass(self, now: float) -> None:
         """Nobody writes, but a window has ended: say so in the log, whose time is the only time."""
         closes = self._course.fold.next_close()
-        if closes is None or closes > now or now - self._last_tick < self._data.settings.tick_s:
+        if closes is None or closes > now or not self._passed(self._last_tick, self._data.settings.tick_s):
             return
         self._last_tick = now
         self._log.append(lambda txn: txn.append("tick", records.encode(records.Tick())))
