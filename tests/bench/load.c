@@ -219,9 +219,10 @@ static int64_t due_at(size_t k)
     return began + (int64_t)(k * 1e9 / rate);
 }
 
+/* Whether another ranking is to be sent. What was due in time is sent even if its turn comes late. */
 static int may_start(int64_t now)
 {
-    return n_started < most && now < ends;
+    return n_started < most && (rate > 0 ? due_at(n_started) : now) < ends;
 }
 
 static void take_next(struct connection *c)

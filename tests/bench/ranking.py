@@ -59,7 +59,7 @@ def warm(session: Session) -> list[Result]:
     return [
         Result(
             name="rank_floor",
-            what="Ranker.rank, 1,000 warm candidates, against VW's bare predict_multi",
+            what=f"Ranker.rank, {session.scale.n_candidates:,} warm candidates, against VW's bare predict_multi",
             ratios=[ours / theirs for ours, theirs in floor],
             limit=0.5,
             measured=_columns(floor, "rank_us", "predict_multi_us"),
@@ -131,7 +131,7 @@ def cold(session: Session) -> list[Result]:
     return [
         Result(
             name=f"cold_{kind}",
-            what=f"Ranker.rank, 1,000 candidates never seen, 7 inline features, against VW's parse of the same {said}",
+            what=f"Ranker.rank, {n_candidates:,} candidates never seen, against VW's parse of the same {said}",
             ratios=[one["rank"] / one[kind] for one in rounds],
             limit=1.5,
             measured=measured,
