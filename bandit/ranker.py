@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bandit import records
 from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Known, Resolved, number, unnumbered
 from bandit.config import LiveConfig
-from bandit.errors import CorruptModel, EmptySlate
+from bandit.errors import CorruptModel, EmptySlate, LogUnavailable
 from bandit.explain import contributions
 from bandit.explore import epsilon_greedy
 from bandit.features import hash_resolved, resolve_item, resolve_shared
@@ -36,6 +36,8 @@ from bandit.store.models import PublishedModel, newest_models
 CHUNK = 128
 # Of a deadline, what drawing, logging and answering are left.
 RESERVE_MS = 1.0
+# A damaged model is read again, in case it was mended, no more often than this.
+LOOK_AGAIN_S = 1.0
 # Of an explanation, so many of the largest parts are told.
 EXPLAINED = 12
 #: The fallback's draw over the caller's own order.
@@ -85,6 +87,8 @@ class Ranker:
         self.config: LiveConfig = self.configs[max(self.configs)]
         self.snapshot: Snapshot | None = None
         self.model_problem: str | None = None
+        self._damaged: int | None = None
+        self._look_again_at = 0.0
         self._swap = threading.Lock()
         self._event_key = secrets.token_bytes(32)
         self._counter = itertools.count()
@@ -112,10 +116,11 @@ class Ranker:
             rows = self._log.read_control(self._control_pos)
             for row in rows:
                 if row.kind == "items":
-                    changed = records.decode(row.payload, records.ItemsRecord)
+                    changed = records.read_stored(row.payload, records.ItemsRecord, what="a change of items")
                     self._cache.forget(item_id for item_id, _ in changed.items)
                 elif row.kind == "withdraw":
-                    self._cache.forget([records.decode(row.payload, records.Withdraw).id])
+                    withdrawn = records.read_stored(row.payload, records.Withdraw, what="a withdrawal")
+                    self._cache.forget([withdrawn.id])
             config = newest_config(rows)
             if config is not None:
                 self.configs = all_configs(self._log)
@@ -123,10 +128,22 @@ class Ranker:
             if rows:
                 self._control_pos = rows[-1].pos
 
+    def config_of(self, version: int) -> LiveConfig:
+        """The config that a decision in the log names; another worker may just have put it in force.
+
+        :raises LogUnavailable: the log holds no such config
+        """
+        if version not in self.configs:
+            self.sync()
+        if version not in self.configs:
+            raise LogUnavailable(f"the log is damaged: it names config version {version}, and holds no such config")
+        return self.configs[version]
+
     def refresh_model(self) -> bool:
         """Serve the newest published model that is whole; True if it is another than before.
 
-        Called off the request path. A model that is damaged is passed over: the last good one serves on.
+        Called off the request path. A model that is damaged is passed over: the last good one serves on, or at
+        a start the newest one that is whole.
 
         :raises LogUnavailable: the log cannot be read
         """
@@ -135,24 +152,31 @@ class Ranker:
             current = self.snapshot
             if not newest or (current is not None and newest[0].published_pos == current.published.published_pos):
                 return False
-            published = newest[0]
-            if current is not None and published.weights_digest == current.published.weights_digest:
-                self.snapshot = Snapshot(published, current.weights)
-                return True
-            try:
-                weights = self._data.models.map_weights(published.weights_digest, 1 << self._data.args.bits)
-            except CorruptModel:
+            if self._damaged == newest[0].published_pos and self._monotonic() < self._look_again_at:
+                return False
+            if current is None:
+                newest = newest_models(self._log, self._data.settings.keep_models)
+            problem = None
+            for published in newest:
                 try:
-                    weights = self._weights_of(published)
+                    self.snapshot = Snapshot(published, self._weights_of(published))
+                    break
                 except CorruptModel as error:
-                    self.model_problem = error.message
-                    return False
-            self.snapshot = Snapshot(published, weights)
-            self.model_problem = None
-            return True
+                    problem = problem or f"{error.message}; an older one serves"
+            self.model_problem = problem
+            if problem is not None:
+                self._damaged = newest[0].published_pos
+                self._look_again_at = self._monotonic() + LOOK_AGAIN_S
+            return self.snapshot is not current
 
     def _weights_of(self, published: PublishedModel) -> NDArray[np.float32]:
-        return weights_from_model(self._data.models.read(published.digest), self._data.args)
+        current = self.snapshot
+        if current is not None and published.weights_digest == current.published.weights_digest:
+            return current.weights
+        try:
+            return self._data.models.map_weights(published.weights_digest, 1 << self._data.args.bits)
+        except CorruptModel:
+            return weights_from_model(self._data.models.read(published.digest), self._data.args)
 
     # ------------------------------------------------------------ ranking
 
@@ -372,12 +396,11 @@ class Ranker:
             slot.version = version_of[slot.id]
 
     def _stored_reply(self, event_id: str, found: StoredDecision) -> RankReply:
-        decision = records.decode(found.payload, Decision, what="logged decision")
+        decision = records.read_stored(found.payload, Decision, what="this decision")
         numbers = np.frombuffer(found.candidates, np.uint32)
         unknown = [int(numbers[place]) for place in decision.unknown]
         known = stored_versions(self._log, unknown)
-        if decision.config not in self.configs:
-            self.sync()
+        self.config_of(decision.config)
         return _reply(event_id, decision, [known[number][0] for number in unknown], self.configs)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bandit.errors import InvalidRequest
+from bandit.errors import InvalidRequest, LogUnavailable
 
 MAX_CANDIDATES = 10_000
 MAX_SLOTS = 100
@@ -391,6 +391,17 @@ def decode(data: bytes, type_: type[Any], *, what: str = "request body") -> Any:
         raise InvalidRequest(f"{what} is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{what} is not valid UTF-8: {error}") from None
+
+
+def read_stored(data: bytes, type_: type[Any], *, what: str) -> Any:
+    """Typed value of JSON text that this service wrote.
+
+    :raises LogUnavailable: it is not what was written; no fault of the one who asks
+    """
+    try:
+        return _decoder(type_).decode(data)
+    except (ValueError, RecursionError) as error:
+        raise LogUnavailable(f"{what} in the log is damaged ({error}); mend the log, or restore a copy of it") from None
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

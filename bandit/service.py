@@ -76,11 +76,10 @@ class Service:
         for place, feedback in enumerate(sent):
             self._check_feedback(feedback, f"events[{place}]" if len(sent) > 1 else "feedback")
         hashed = [(feedback, _hash(feedback)) for feedback in sent]
-        windows = self._windows()
 
         def write(txn: Txn) -> list[FeedbackResult]:
             check_feedback_ids(txn, hashed)
-            return [append_feedback(txn, feedback, body_hash, windows) for feedback, body_hash in hashed]
+            return [append_feedback(txn, feedback, body_hash, self._window_s) for feedback, body_hash in hashed]
 
         return self._log.append(write)
 
@@ -104,8 +103,8 @@ class Service:
                     allowed=[low, high],
                 )
 
-    def _windows(self) -> dict[int, float]:
-        return {version: live.document.reward_window_s for version, live in self.ranker.configs.items()}
+    def _window_s(self, version: int) -> float:
+        return self.ranker.config_of(version).document.reward_window_s
 
     def activate(self, event_id: str, request: ActivateRequest) -> ActivateReply:
         """Log that a feed was shown.
@@ -114,8 +113,8 @@ class Service:
         :raises LogUnavailable: nothing was stored
         """
         self.ranker.sync()
-        windows, body_hash = self._windows(), _hash(request)
-        return self._log.append(lambda txn: append_activation(txn, event_id, request, body_hash, windows))
+        body_hash = _hash(request)
+        return self._log.append(lambda txn: append_activation(txn, event_id, request, body_hash, self._window_s))
 
     # ------------------------------------------------------------ one decision's story
 
@@ -131,8 +130,8 @@ class Service:
                 event_id=event_id,
             )
         self.ranker.sync()
-        decision: Decision = records.decode(found.payload, Decision, what="logged decision")
-        window_s = self.ranker.configs[decision.config].document.reward_window_s
+        decision: Decision = records.read_stored(found.payload, Decision, what="this decision")
+        window_s = self.ranker.config_of(decision.config).document.reward_window_s
         activated = first_activation(self._log, event_id) if decision.deferred else None
         ends = closes_at(found.ts, window_s, None if activated is None else activated[0])
         known = {outcome.slot: outcome for outcome in outcomes(self._log, found.pos)}
@@ -260,7 +259,7 @@ class Service:
     def fold_counts(self) -> dict[str, int]:
         """What the trainer counted since it started: decisions, slots by what became of them, and so on."""
         state = trainer_state(self._log)
-        return {} if state is None else msgspec.json.decode(state.counts, type=dict[str, int])
+        return {} if state is None else records.read_stored(state.counts, dict[str, int], what="the trainer's state")
 
     # ------------------------------------------------------------ health
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 
 from bandit import records
@@ -18,12 +17,9 @@ class ConfigRecord(Struct):
     document: Config
 
 
-_decode = msgspec.json.Decoder(ConfigRecord).decode
-
-
 def read_config(payload: bytes) -> LiveConfig:
     """The config of a ``config`` record."""
-    record = _decode(payload)
+    record = records.read_stored(payload, ConfigRecord, what="a config")
     return LiveConfig(record.version, record.document)
 
 

@@ -7,8 +7,6 @@ import secrets
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from bandit import records
 from bandit.config import Config, Settings
 from bandit.errors import InvalidSetting
@@ -44,7 +42,7 @@ class DataDirectory:
             txn.append("base", records.encode(records.Base(arguments=self.args.text)))
             append_config(txn, Config(), expected=0)
             return
-        begun = msgspec.json.decode(row[0], type=records.Base).arguments
+        begun = records.read_stored(row[0], records.Base, what="the first record").arguments
         if begun != self.args.text:
             raise InvalidSetting(
                 f"vw is {self.args.text!r}, but this data directory was begun with {begun!r}; start with those, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -59,11 +60,8 @@ class _Slots(msgspec.Struct):
     deferred: bool = False
 
 
-_decode_slots = msgspec.json.Decoder(_Slots).decode
-
-
 def _ranked_ids(payload: bytes) -> _Ranked:
-    found = _decode_slots(payload)
+    found = records.read_stored(payload, _Slots, what="this decision")
     return _Ranked([slot[0] for slot in found.slots], found.config, found.deferred)
 
 
@@ -115,10 +113,12 @@ def outcomes(log: EventLog, decision_pos: int) -> list[Outcome]:
     return list(map(Outcome._make, rows))
 
 
-def append_feedback(txn: Txn, feedback: Feedback, body_hash: bytes, window_of: dict[int, float]) -> FeedbackResult:
+def append_feedback(
+    txn: Txn, feedback: Feedback, body_hash: bytes, window_s_of: Callable[[int], float]
+) -> FeedbackResult:
     """Write one feedback; a repeated ``feedback_id`` writes nothing.
 
-    :param window_of: reward window in seconds by config version
+    :param window_s_of: reward window in seconds by config version
     """
     event_id = feedback.event_id
     feedback_id = None if feedback.feedback_id is UNSET else feedback.feedback_id
@@ -131,7 +131,7 @@ def append_feedback(txn: Txn, feedback: Feedback, body_hash: bytes, window_of: d
     ranked = set(_ranked_ids(found.payload).slots)
     return FeedbackResult(
         event_id=event_id,
-        status="late" if txn.now >= window_end(txn, event_id, found, window_of) else "accepted",
+        status="late" if txn.now >= window_end(txn, event_id, found, window_s_of) else "accepted",
         feedback_id=feedback_id,
         unknown=[item.id for item in feedback.items if item.id not in ranked],
     )
@@ -159,11 +159,13 @@ def check_feedback_ids(txn: Txn, sent: list[tuple[Feedback, bytes]]) -> None:
         )
 
 
-def window_end(source: EventLog | Txn, event_id: str, found: StoredDecision, window_of: dict[int, float]) -> float:
+def window_end(
+    source: EventLog | Txn, event_id: str, found: StoredDecision, window_s_of: Callable[[int], float]
+) -> float:
     """When a decision's reward window ends, in log time."""
     header = _ranked_ids(found.payload)
     activated = first_activation(source, event_id) if header.deferred else None
-    return closes_at(found.ts, window_of[header.config], None if activated is None else activated[0])
+    return closes_at(found.ts, window_s_of(header.config), None if activated is None else activated[0])
 
 
 _ACTIVATION = (
@@ -182,7 +184,7 @@ def first_activation(source: EventLog | Txn, event_id: str) -> tuple[float, byte
 
 
 def append_activation(
-    txn: Txn, event_id: str, request: ActivateRequest, body_hash: bytes, window_of: dict[int, float]
+    txn: Txn, event_id: str, request: ActivateRequest, body_hash: bytes, window_s_of: Callable[[int], float]
 ) -> ActivateReply:
     """Write an activation, once.
 
@@ -201,7 +203,7 @@ def append_activation(
                 event_id=event_id,
             )
         return ActivateReply(event_id, "duplicate", learns)
-    ends = None if found is None else window_end(txn, event_id, found, window_of)
+    ends = None if found is None else window_end(txn, event_id, found, window_s_of)
     txn.append("activation", records.encode(request), event_id=event_id, body_hash=body_hash)
     if ends is None:
         return ActivateReply(event_id, "pending", None)

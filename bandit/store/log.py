@@ -175,9 +175,11 @@ class EventLog:
                 self._transact(batch)
             except Exception as first:
                 error = self._as_error(first)
-                if len(batch) == 1:
-                    batch[0].error = error
-                    batch[0].done = True
+                # A locked or full database fails all alike, and each alone would wait as long again.
+                if len(batch) == 1 or isinstance(first, sqlite3.OperationalError | OSError):
+                    for entry in batch:
+                        entry.error = error if entry is batch[0] else self._as_error(first)
+                        entry.done = True
                     return
                 # One bad row never fails its batch: each alone.
                 for entry in batch:
