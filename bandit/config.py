@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from bandit.errors import InvalidConfig, InvalidSetting
+from bandit.errors import InvalidConfig, InvalidSetting, UnsupportedArgument
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
+from bandit.model_args import ModelArgs
 from bandit.records import MAX_SLOTS
 from bandit.reward import Formula
 
@@ -250,21 +251,21 @@ def read_settings(given: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         if text is None:
             values[setting.name] = setting.default
             continue
+        set_by = f"(set by --{setting.name.replace('_', '-')} or {variable})"
         try:
             values[setting.name] = _parse(text, type(setting.default))
         except ValueError:
-            faults.append(
-                f"{setting.name} is {text!r}; expected {setting.unit} such as {setting.default!r} "
-                f"(set by --{setting.name.replace('_', '-')} or {variable})"
-            )
+            faults.append(f"{setting.name} is {text!r}; expected {setting.unit} such as {setting.default!r} {set_by}")
+            continue
+        fault = _fault_of(setting.name, values[setting.name])
+        if fault is not None:
+            faults.append(f"{fault} {set_by}")
     known = {f"FEED_BANDIT_{setting.name.upper()}" for setting in SETTINGS}
     faults += [
         f"environment variable {name} is no setting; known are {', '.join(sorted(known))}"
         for name in environ
         if name.startswith("FEED_BANDIT_") and name not in known
     ]
-    if not faults:
-        faults = _out_of_range(values)
     if faults:
         raise InvalidSetting("\n".join(faults), faults=faults)
     values["data"] = Path(values["data"]).resolve()
@@ -284,12 +285,19 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 
 
-def _out_of_range(values: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} is {values[name]}; it must be from {low} to {high}"
-        for name, (low, high) in _LIMITS.items()
-        if not low <= values[name] <= high
-    ]
+def _fault_of(name: str, value: Any) -> str | None:
+    """Why a setting cannot have this value, though it is of the right type."""
+    if name in _LIMITS:
+        low, high = _LIMITS[name]
+        return None if low <= value <= high else f"{name} is {value}; it must be from {low} to {high}"
+    if name in ("data", "host"):
+        return None if value else f"{name} is empty"
+    if name == "vw":
+        try:
+            ModelArgs.parse(value)
+        except UnsupportedArgument as error:
+            return f"vw is {value!r}: {error.message}"
+    return None
 
 
 def _parse(text: str, type_: type) -> Any:

@@ -72,9 +72,11 @@ def check_address(settings: Settings) -> None:
         try:
             probe.bind((settings.host, settings.port))
             probe.listen(1)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            # UnicodeError: what no name server would take for a name.
+            reason = error.strerror if isinstance(error, OSError) else "no such host"
             raise AddressInUse(
-                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); stop what does, or start with "
+                f"cannot listen on {settings.host}:{settings.port} ({reason}); stop what does, or start with "
                 "another --port"
             ) from None
 
