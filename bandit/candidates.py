@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ from msgspec import UNSET
 from numba import njit
 from numpy.typing import NDArray
 
-from bandit.errors import InvalidRequest
-from bandit.item_table import ItemTable, TableFull, TableView
+from bandit.errors import InvalidFeatures, InvalidRequest, LogUnavailable
+from bandit.features import resolve_item
+from bandit.item_table import ItemTable, TableFull, TableView, parse_features
 from bandit.records import Candidate, check_ids
 
 NO_FEATURES = b"{}"
@@ -160,7 +161,11 @@ class CandidateCache:
                 texts.append(NO_FEATURES if item is None else item.features)
                 standing.append(UNKNOWN if item is None else WITHDRAWN if withdrawn else CATALOGUED)
                 versions.append(0 if item is None else item.version)
-        rows = generation.table.add(new_ids, texts, places=missing)
+        try:
+            rows = generation.table.add(new_ids, texts, places=missing)
+        except InvalidFeatures:
+            _check_catalogue({ids[place]: known.get(ids[place]) for place in missing if isinstance(keys[place], str)})
+            raise
         generation.standing[rows] = standing
         generation.versions[rows] = versions
         for place, row, text, version in zip(missing, rows.tolist(), texts, versions, strict=True):
@@ -225,6 +230,19 @@ def _gather(rows, standing, versions):  # type: ignore[no-untyped-def]
 def warm_up() -> None:
     """Compile the kernel, or load it from numba's cache."""
     _gather(np.zeros(1, np.int32), np.zeros(1, np.uint8), np.zeros(1, np.uint32))
+
+
+def _check_catalogue(known: Mapping[str, Known | None]) -> None:
+    """:raises LogUnavailable: features that were checked when they were put are not what they were"""
+    for item_id, item in known.items():
+        if item is not None:
+            try:
+                resolve_item(item_id, parse_features(item.features))
+            except InvalidFeatures as error:
+                raise LogUnavailable(
+                    f"the features of {item_id!r} in the catalogue are damaged ({error.message}); mend the log, or "
+                    "restore a copy of it"
+                ) from None
 
 
 def _twice(ids: Sequence[str]) -> InvalidRequest:

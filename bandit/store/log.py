@@ -27,6 +27,9 @@ BUSY_TIMEOUT_MS = 2_000
 WAL_BACKSTOP_PAGES = 50_000
 WAL_RESTART_PAGES = 16_384
 
+# sqlite3 raises the third for a message that quotes the garbage in a damaged database.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
+
 _INSERT = (
     "INSERT INTO log (ts, kind, event_id, feedback_id, body_hash, payload, candidates) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
@@ -197,7 +200,7 @@ class EventLog:
                     entry.done = True
 
     def _as_error(self, error: Exception) -> Exception:
-        if not isinstance(error, sqlite3.Error | OSError):
+        if not isinstance(error, FAILURES):
             return error
         self.last_error = f"{type(error).__name__}: {error}"
         # A connection that has seen a full disk or a corrupt page is not trusted again.
@@ -275,7 +278,7 @@ class EventLog:
                 connection = self._connect()
         try:
             rows = connection.execute(sql, parameters).fetchall()
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             self.last_error = f"{type(error).__name__}: {error}"
             with suppress(sqlite3.Error):
                 connection.close()
@@ -287,7 +290,7 @@ class EventLog:
     def _unavailable_is_an_error(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             self.last_error = f"{type(error).__name__}: {error}"
             raise LogUnavailable(f"the log at {self.path.name} cannot be opened ({error})") from error
 
