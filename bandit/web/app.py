@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
@@ -14,9 +17,16 @@ from bandit.errors import BanditError, BodyTooLarge, InvalidRequest, NotFound
 from bandit.records import ErrorBody, ErrorReply, encode
 from bandit.service import Service
 from bandit.web import metrics, openapi
-from bandit.web.routes import ROUTES, Handler, Route
+from bandit.web.routes import ROUTES, Incoming, Route
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("feed_bandit")
+
+#: Routes of a feed server's every request.
+HOT = ("/v1/rank", "/v1/feedback")
+JSON = ("Content-Type", "application/json")
 
 
 class _AnyText(PathConverter):
@@ -33,13 +43,12 @@ def create_app(service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = service.data.settings.max_body_mb * 1024 * 1024
     # Ids may hold slashes, even two in a row.
     app.url_map.merge_slashes = False
-    for route in ROUTES:
-        app.add_url_rule(
-            route.path,
-            endpoint=route.handler.__name__,
-            view_func=_view(service, route, route.handler),
-            methods=[route.method],
-        )
+    answers = {route: _answerer(service, route) for route in ROUTES}
+    for route, answer in answers.items():
+        app.add_url_rule(route.path, endpoint=route.handler.__name__, view_func=_view(answer), methods=[route.method])
+    # Flask takes as long to hand on a request as the kernel to score its candidates.
+    hot = {(route.method, route.path): answer for route, answer in answers.items() if route.path in HOT}
+    app.wsgi_app = Front(app.wsgi_app, hot, app.config["MAX_CONTENT_LENGTH"])  # type: ignore[method-assign]
 
     @app.get("/metrics")
     def metrics_() -> Response:
@@ -49,59 +58,114 @@ def create_app(service: Service) -> Flask:
     def openapi_() -> Response:
         return Response(openapi.document(), mimetype="application/json")
 
-    app.register_error_handler(BanditError, _refused)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unforeseen)
+    app.register_error_handler(Exception, lambda error: _response(_refused("none", error)))
     return app
 
 
-def _view(service: Service, route: Route, handler: Handler) -> Callable[..., Response]:
-    counted = metrics.REQUESTS.labels(route.path, str(route.status))
-    # Ranking times itself, without the framework around it.
-    seconds = None if route.path == "/v1/rank" else metrics.SECONDS.labels(route.path)
+class Wire(NamedTuple):
+    """A reply, ready to be sent."""
 
-    def view(**parameters: str) -> Response:
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+Answerer = Callable[..., Wire]
+
+
+def _answerer(service: Service, route: Route) -> Answerer:
+    """Whatever comes in, a reply goes out: the handler's answer, or the error in the one shape."""
+    counted = metrics.REQUESTS.labels(route.path, str(route.status))
+    seconds = metrics.SECONDS.labels(route.path)
+
+    def answer(incoming: Incoming, **parameters: str) -> Wire:
         started = time.monotonic()
-        http: Request = request._get_current_object()  # type: ignore[attr-defined]
-        answer = handler(service, http, **parameters)
+        try:
+            given = route.handler(service, incoming, **parameters)
+            body = b"" if given.body is None else encode(given.body)
+        except Exception as error:
+            return _refused(route.path, error)
         counted.inc()
-        if seconds is not None:
-            seconds.observe(time.monotonic() - started)
-        body = b"" if answer.body is None else encode(answer.body)
-        return Response(body, answer.status, answer.headers, content_type="application/json")
+        seconds.observe(time.monotonic() - started)
+        return Wire(given.status, [JSON, *(given.headers or {}).items()], body)
+
+    return answer
+
+
+class Front:
+    """Answers the hot routes itself, and hands everything else on to Flask.
+
+    Only plain requests: one without a length, or with one over the limit, is Flask's too.
+    """
+
+    def __init__(self, flask: WSGIApplication, hot: Mapping[tuple[str, str], Answerer], max_length: int) -> None:
+        self._flask = flask
+        self._hot = hot
+        self._max_length = max_length
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        answer = self._hot.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        length = environ.get("CONTENT_LENGTH") or ""
+        if answer is None or not (length.isascii() and length.isdecimal()) or int(length) > self._max_length:
+            return self._flask(environ, start_response)
+        reply = answer(Incoming(environ["wsgi.input"].read(int(length))))
+        headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
+        start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
+        return [reply.body]
+
+
+def _view(answer: Answerer) -> Callable[..., Response]:
+    def view(**parameters: str) -> Response:
+        return _response(answer(Incoming(_body(), request.headers.get("If-Match")), **parameters))
 
     return view
 
 
-def _refused(error: BanditError) -> Response:
-    rule = request.url_rule
-    metrics.REQUESTS.labels("none" if rule is None else rule.rule, str(error.status)).inc()
-    if error.status >= 500:
-        log.error("%s %s: %s: %s", request.method, request.path, error.code, error.message)
-    body = ErrorReply(ErrorBody(error.code, _printable(error.message), error.detail))
-    response = Response(_encoded(body), error.status, content_type="application/json")
+def _body() -> bytes:
+    """:raises RequestEntityTooLarge: it has more bytes than a request may have"""
+    data = request.get_data(cache=False)
+    # Of a body that comes in chunks, without a length, werkzeug silently reads no more than it may.
+    if request.content_length is None and len(data) >= (request.max_content_length or math.inf):
+        raise RequestEntityTooLarge
+    return data
+
+
+def _response(reply: Wire) -> Response:
+    return Response(reply.body, reply.status, reply.headers)
+
+
+def _refused(path: str, error: Exception) -> Wire:
+    """An error in the one shape; a fault of ours is logged whole and told without its insides."""
+    if not isinstance(error, BanditError):
+        log.exception("%s: a fault", path, exc_info=error)
+        error = _Internal("a fault of the service; it was logged")
+    elif error.status >= 500:
+        log.error("%s: %s: %s", path, error.code, error.message)
+    metrics.REQUESTS.labels(path, str(error.status)).inc()
+    headers = [JSON]
     if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    return response
+        headers.append(("Retry-After", str(error.retry_after_s)))
+    return Wire(error.status, headers, _encoded(error))
 
 
 def _http_error(error: HTTPException) -> Response:
     """What Flask itself refuses, in our shape."""
     if isinstance(error, RequestEntityTooLarge):
         limit = (request.max_content_length or 0) // (1024 * 1024)
-        return _refused(
+        return _ours(
             BodyTooLarge(f"the body is larger than {limit} MB; send fewer candidates, items or events", limit_mb=limit)
         )
     if error.code == 404:
-        return _refused(NotFound(f"there is no {request.path!r} here; see /openapi.json", path=request.path))
+        return _ours(NotFound(f"there is no {request.path!r} here; see /openapi.json", path=request.path))
     if error.code == 405:
         allowed = sorted(getattr(error, "valid_methods", None) or ())
-        response = _refused(_MethodNotAllowed(f"{request.method} is not allowed here; allowed: {', '.join(allowed)}"))
+        response = _ours(_MethodNotAllowed(f"{request.method} is not allowed here; allowed: {', '.join(allowed)}"))
         response.headers["Allow"] = ", ".join(allowed)
         return response
     if error.code is not None and 300 <= error.code < 400:
         return Response(status=error.code, headers=dict(error.get_headers()))
-    return _refused(InvalidRequest(f"the request cannot be read ({error.name}: {error.description})"))
+    return _ours(InvalidRequest(f"the request cannot be read ({error.name}: {error.description})"))
 
 
 class _MethodNotAllowed(BanditError):
@@ -114,19 +178,15 @@ class _Internal(BanditError):
     status = 500
 
 
-def _unforeseen(error: Exception) -> Response:
-    """A fault of ours: logged whole, told without its insides."""
-    log.exception("%s %s", request.method, request.path, exc_info=error)
-    return _refused(_Internal("a fault of the service; it was logged"))
+def _ours(error: BanditError) -> Response:
+    rule = request.url_rule
+    return _response(_refused("none" if rule is None else rule.rule, error))
 
 
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _encoded(body: ErrorReply) -> bytes:
+def _encoded(error: BanditError) -> bytes:
+    message = error.message.encode("utf-8", "backslashreplace").decode()
     try:
-        return encode(body)
+        return encode(ErrorReply(ErrorBody(error.code, message, error.detail)))
     except (TypeError, ValueError, UnicodeEncodeError):
         # The detail quotes what was sent, which may be no valid text.
-        return encode(ErrorReply(ErrorBody(body.error.code, body.error.message, {"given": ascii(body.error.detail)})))
+        return encode(ErrorReply(ErrorBody(error.code, message, {"given": ascii(error.detail)})))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
-from flask import Request
 from msgspec import UNSET
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from bandit import records
 from bandit.config import Config
@@ -33,6 +30,13 @@ from bandit.records import (
 )
 from bandit.service import Service
 from bandit.web import metrics
+
+
+class Incoming(NamedTuple):
+    """What a handler needs of a request, whoever read it off the wire."""
+
+    body: bytes
+    if_match: str | None = None
 
 
 class Answer(NamedTuple):
@@ -65,29 +69,18 @@ class Route(NamedTuple):
     errors: tuple[int, ...] = ()
 
 
-_rank_seconds = metrics.SECONDS.labels("/v1/rank")
 _scored, _unscored = metrics.CANDIDATES.labels("yes"), metrics.CANDIDATES.labels("no")
 
 
-def _body(http: Request) -> bytes:
-    """:raises RequestEntityTooLarge: it has more bytes than a request may have"""
-    data = http.get_data(cache=False)
-    # Of a body that comes in chunks, without a length, werkzeug silently reads no more than it may.
-    if http.content_length is None and len(data) >= (http.max_content_length or math.inf):
-        raise RequestEntityTooLarge
-    return data
-
-
-def rank(service: Service, http: Request) -> Answer:
+def rank(service: Service, http: Incoming) -> Answer:
     received = time.monotonic()
-    request: RankRequest = records.decode(_body(http), RankRequest)
+    request: RankRequest = records.decode(http.body, RankRequest)
     reply = service.rank(request, received=received)
     _scored.inc(reply.scored)
     if reply.scored < len(request.candidates):
         _unscored.inc(len(request.candidates) - reply.scored)
     if reply.fallback is not None:
         metrics.FALLBACKS.labels(reply.fallback).inc()
-    _rank_seconds.observe(time.monotonic() - received)
     return Answer(200, reply)
 
 
@@ -97,8 +90,8 @@ class _OneOrMany(msgspec.Struct):
     events: msgspec.Raw | msgspec.UnsetType = UNSET
 
 
-def feedback(service: Service, http: Request) -> Answer:
-    body = _body(http)
+def feedback(service: Service, http: Incoming) -> Answer:
+    body = http.body
     many = records.decode(body, _OneOrMany).events is not UNSET
     sent = records.decode(body, FeedbackBatch).events if many else [records.decode(body, Feedback)]
     results = service.feedback(sent)
@@ -107,38 +100,37 @@ def feedback(service: Service, http: Request) -> Answer:
     return Answer(202, FeedbackResults(results) if many else results[0])
 
 
-def activate(service: Service, http: Request, event_id: str) -> Answer:
+def activate(service: Service, http: Incoming, event_id: str) -> Answer:
     _check_path_id(event_id)
-    body = _body(http)
-    request = records.decode(body, ActivateRequest) if body else ActivateRequest()
+    request = records.decode(http.body, ActivateRequest) if http.body else ActivateRequest()
     return Answer(202, service.activate(event_id, request))
 
 
-def event(service: Service, http: Request, event_id: str) -> Answer:
+def event(service: Service, http: Incoming, event_id: str) -> Answer:
     return Answer(200, service.event(event_id))
 
 
-def put_items(service: Service, http: Request) -> Answer:
-    return Answer(200, service.put_items(records.decode(_body(http), ItemsRequest)))
+def put_items(service: Service, http: Incoming) -> Answer:
+    return Answer(200, service.put_items(records.decode(http.body, ItemsRequest)))
 
 
-def get_item(service: Service, http: Request, item_id: str) -> Answer:
+def get_item(service: Service, http: Incoming, item_id: str) -> Answer:
     return Answer(200, service.item(item_id))
 
 
-def delete_item(service: Service, http: Request, item_id: str) -> Answer:
+def delete_item(service: Service, http: Incoming, item_id: str) -> Answer:
     service.withdraw(item_id)
     return Answer(204)
 
 
-def get_config(service: Service, http: Request) -> Answer:
+def get_config(service: Service, http: Incoming) -> Answer:
     live = service.config()
     return Answer(200, live.document, {"ETag": live.etag})
 
 
-def put_config(service: Service, http: Request) -> Answer:
-    document = records.decode(_body(http), Config)
-    given = http.headers.get("If-Match")
+def put_config(service: Service, http: Incoming) -> Answer:
+    document = records.decode(http.body, Config)
+    given = http.if_match
     if given is None:
         raise VersionRequired(
             "a config is replaced only by one who has read it: send the ETag of GET /v1/config as If-Match"
@@ -155,16 +147,16 @@ def put_config(service: Service, http: Request) -> Answer:
     return Answer(200, live.document, {"ETag": live.etag})
 
 
-def model(service: Service, http: Request) -> Answer:
+def model(service: Service, http: Incoming) -> Answer:
     return Answer(200, service.model())
 
 
-def healthz(service: Service, http: Request) -> Answer:
+def healthz(service: Service, http: Incoming) -> Answer:
     problems = service.problems()
     return Answer(200, HealthReply("degraded" if problems else "ok", problems))
 
 
-def readyz(service: Service, http: Request) -> Answer:
+def readyz(service: Service, http: Incoming) -> Answer:
     problems = service.unready()
     return Answer(503 if problems else 200, HealthReply("not ready" if problems else "ok", problems))
 
