@@ -90,7 +90,8 @@ def _quietly(target: Any, *arguments: Any) -> None:
         sys.exit(2)
 
 
-def _check_data(settings: Settings) -> None:
+def _check_data(settings: Settings, parent: int) -> None:
+    die_with_parent(parent)
     from bandit.store.data import DataDirectory
 
     DataDirectory(settings).close()
@@ -169,7 +170,9 @@ def serve(settings: Settings) -> None:
     holding = hold_directory(settings)
     check_address(settings)
     multiprocessing.set_start_method("spawn", force=True)
-    check = multiprocessing.get_context("spawn").Process(target=_quietly, args=(_check_data, settings))
+    check = multiprocessing.get_context("spawn").Process(
+        target=_quietly, args=(_check_data, settings, os.getpid())
+    )
     check.start()
     check.join()
     if check.exitcode:
