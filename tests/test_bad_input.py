@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -522,6 +523,22 @@ def test_requests_that_are_no_http_get_no_500_and_stop_nobody(running: RunningSe
     if answer.startswith(b"HTTP/"):
         assert int(answer.split()[1]) < 500, answer
     assert running.call("GET", "/healthz").status == 200
+
+
+def test_a_body_that_comes_in_pieces_is_read_whole(running: RunningService) -> None:
+    body = json.dumps({"candidates": [f"{'piece' * 20} {k}" for k in range(9_000)]}).encode()
+    kept = running.connect()
+    try:
+        kept.putrequest("POST", "/v1/rank")
+        kept.putheader("Content-Length", str(len(body)))
+        kept.endheaders()
+        for at in range(0, len(body), len(body) // 7 + 1):
+            kept.send(body[at : at + len(body) // 7 + 1])
+            time.sleep(0.01)
+        response = kept.getresponse()
+        assert (response.status, len(json.loads(response.read())["ranking"])) == (200, 10)
+    finally:
+        kept.close()
 
 
 def test_a_client_that_hangs_up_in_the_middle_stops_nobody(running: RunningService) -> None:

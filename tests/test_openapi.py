@@ -68,7 +68,7 @@ CASES = [
 def test_the_service_does_what_its_document_says(described: Any, route: Route, mode: GenerationMode) -> None:
     operation = described[_described(route)][route.method]
 
-    @settings(max_examples=30, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.explicit])
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.explicit])
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
         case.call_and_validate(excluded_checks=EXCLUDED)
