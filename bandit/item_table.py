@@ -218,9 +218,7 @@ def parse_features(raw: bytes, *, path: str = "features") -> dict[str, Any]:
         if len(members) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidFeatures(
-                f"{path} gives the name {twice!a} twice; send it once", path=path, name=ascii(twice)
-            )
+            raise InvalidFeatures(f"{path} gives the name {twice!a} twice; send it once", path=path, name=ascii(twice))
         return members
 
     def constant(literal: str) -> NoReturn:

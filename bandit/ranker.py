@@ -340,7 +340,7 @@ class Ranker:
         """
         if request.event_id is UNSET:
             return self.log(self.rank(request, received=received))
-        body_hash = hashlib.blake2b(records.encode(request), digest_size=16).digest()
+        body_hash = records.body_hash(request)
         found = find_decision(self._log, request.event_id)
         if found is not None:
             return self._stored_reply(request.event_id, same_body(found, body_hash, request.event_id))

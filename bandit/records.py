@@ -6,6 +6,7 @@ document; there is no second description of any of them.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -428,3 +429,8 @@ def _decoder(type_: type[Any]) -> msgspec.json.Decoder[Any]:
 
 
 encode = msgspec.json.Encoder().encode
+
+
+def body_hash(body: Struct) -> bytes:
+    """BLAKE2b-128 of a request as it was understood: the order of names in its JSON does not matter."""
+    return hashlib.blake2b(msgspec.json.encode(body, order="deterministic"), digest_size=16).digest()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
-from typing import Any
 
-import msgspec
 from msgspec import UNSET, Raw
 
 from bandit import records
@@ -75,7 +72,7 @@ class Service:
         self.ranker.sync()
         for place, feedback in enumerate(sent):
             self._check_feedback(feedback, f"events[{place}]" if len(sent) > 1 else "feedback")
-        hashed = [(feedback, _hash(feedback)) for feedback in sent]
+        hashed = [(feedback, records.body_hash(feedback)) for feedback in sent]
 
         def write(txn: Txn) -> list[FeedbackResult]:
             check_feedback_ids(txn, hashed)
@@ -113,7 +110,7 @@ class Service:
         :raises LogUnavailable: nothing was stored
         """
         self.ranker.sync()
-        body_hash = _hash(request)
+        body_hash = records.body_hash(request)
         return self._log.append(lambda txn: append_activation(txn, event_id, request, body_hash, self._window_s))
 
     # ------------------------------------------------------------ one decision's story
@@ -294,10 +291,6 @@ class Service:
         except LogUnavailable as error:
             found.append(error.message)
         return found
-
-
-def _hash(body: Any) -> bytes:
-    return hashlib.blake2b(msgspec.json.encode(body, order="sorted"), digest_size=16).digest()
 
 
 def _unknown_item(item_id: str) -> UnknownItem:

@@ -105,9 +105,7 @@ def draw_slate(
     return Slate(chosen, propensity, exploratory)
 
 
-def slate_propensity(
-    scores: F32, state: U8, chosen: I32, *, explorer: Explorer, shortlist: int, floor: F64
-) -> F64:
+def slate_propensity(scores: F32, state: U8, chosen: I32, *, explorer: Explorer, shortlist: int, floor: F64) -> F64:
     """Probability of each placement of a given slate, given the slots above; shape (len(chosen),).
 
     The very numbers that :func:`draw_slate` records, bit for bit. An item that could not be drawn at
@@ -185,9 +183,7 @@ def _candidates(scores: F32, state: U8, shortlist: int) -> tuple[F32, U8]:
 
 def _raise_for(status: int, floor: F64, n_slots: int) -> None:
     if status == _BAD_FLOOR:
-        raise ValueError(
-            f"floor {floor!r} does not give {n_slots} slots a phi in [0, 1]; give every slot one"
-        )
+        raise ValueError(f"floor {floor!r} does not give {n_slots} slots a phi in [0, 1]; give every slot one")
     if status == _BAD_INDEX:
         raise ValueError("a slate names a candidate that does not exist: an index outside [0, n)")
 
@@ -467,9 +463,7 @@ def _draw(
 
 
 @_kernel
-def _look_up(
-    scores: F32, state: U8, slate: I32, kind: int, a: float, shortlist: int, floor: F64
-) -> tuple[F64, int]:
+def _look_up(scores: F32, state: U8, slate: I32, kind: int, a: float, shortlist: int, floor: F64) -> tuple[F64, int]:
     n = len(scores)
     propensity = np.zeros(len(slate), np.float64)
     if len(floor) < len(slate):
@@ -503,9 +497,7 @@ def _look_up(
 
 
 @_kernel
-def _list_slot(
-    scores: F32, state: U8, drawn: I32, kind: int, a: float, shortlist: int, phi: float
-) -> tuple[F64, int]:
+def _list_slot(scores: F32, state: U8, drawn: I32, kind: int, a: float, shortlist: int, phi: float) -> tuple[F64, int]:
     n = len(scores)
     probabilities = np.zeros(n, np.float64)
     if not _is_phi(phi):

@@ -28,6 +28,9 @@ log = logging.getLogger("feed_bandit")
 PARENT_VARIABLE = "_FEED_BANDIT_PARENT"
 WORKER_STOP_S = 3
 TRAINER_STOP_S = 2.0
+# Bodies that may be on their way at the same time, beside the requests that are worked on; threads are made when
+# they are needed, and end when they are not.
+SLOW_CLIENTS = 124
 # A child that dies at once is started again at this rate, not as fast as it can die.
 RESTART_PAUSE_S = 0.5
 _PR_SET_PDEATHSIG = 1
@@ -136,12 +139,18 @@ class TrainerKeeper:
                 log.error("trainer ended with status %s; starting it again", process.exitcode)
                 self._stopping.wait(RESTART_PAUSE_S)
 
-    def stop(self) -> None:
-        """End the trainer: it publishes what it has learned first, if it can do so in time."""
+    def begin_stop(self) -> None:
+        """Ask the trainer to end: it publishes what it has learned first. Safe in a signal handler."""
         self._stopping.set()
         process = self._process
         if process is not None and process.is_alive():
             process.terminate()
+
+    def stop(self) -> None:
+        """End the trainer, at the latest after `TRAINER_STOP_S`."""
+        self.begin_stop()
+        process = self._process
+        if process is not None:
             process.join(TRAINER_STOP_S)
             if process.is_alive():
                 process.kill()
@@ -170,9 +179,7 @@ def serve(settings: Settings) -> None:
     holding = hold_directory(settings)
     check_address(settings)
     multiprocessing.set_start_method("spawn", force=True)
-    check = multiprocessing.get_context("spawn").Process(
-        target=_quietly, args=(_check_data, settings, os.getpid())
-    )
+    check = multiprocessing.get_context("spawn").Process(target=_quietly, args=(_check_data, settings, os.getpid()))
     check.start()
     check.join()
     if check.exitcode:
@@ -192,8 +199,9 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         interface=Interfaces.WSGI,
         workers=settings.workers,
-        blocking_threads=settings.threads,
-        backpressure=max(64, 4 * settings.threads),
+        # Granian reads a body in the thread that answers: most of these are for clients that send slowly.
+        blocking_threads=settings.threads + SLOW_CLIENTS,
+        backpressure=settings.threads + SLOW_CLIENTS,
         respawn_failed_workers=True,
         workers_kill_timeout=WORKER_STOP_S,
         factory=True,
@@ -201,6 +209,14 @@ def serve(settings: Settings) -> None:
         log_level=LogLevels.warning,
     )
     server.respawned_wrks = _NeverRecent()
+    interrupted = server.signal_handler_interrupt
+
+    def stop_all(*arguments: Any) -> None:
+        # Trainer and workers end side by side, within the time of the slower.
+        keeper.begin_stop()
+        interrupted(*arguments)  # type: ignore[no-untyped-call]
+
+    server.signal_handler_interrupt = stop_all  # type: ignore[method-assign]
     log.info(
         "serving on http://%s:%s with %s worker(s), data in %s", settings.host, settings.port, settings.workers,
         settings.data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -43,7 +44,8 @@ def create_app(service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = service.data.settings.max_body_mb * 1024 * 1024
     # Ids may hold slashes, even two in a row.
     app.url_map.merge_slashes = False
-    answers = {route: _answerer(service, route) for route in ROUTES}
+    working = threading.Semaphore(service.data.settings.threads)
+    answers = {route: _answerer(service, route, working) for route in ROUTES}
     for route, answer in answers.items():
         app.add_url_rule(route.path, endpoint=route.handler.__name__, view_func=_view(answer), methods=[route.method])
     # Flask takes as long to hand on a request as the kernel to score its candidates.
@@ -74,15 +76,20 @@ class Wire(NamedTuple):
 Answerer = Callable[..., Wire]
 
 
-def _answerer(service: Service, route: Route) -> Answerer:
-    """Whatever comes in, a reply goes out: the handler's answer, or the error in the one shape."""
+def _answerer(service: Service, route: Route, working: threading.Semaphore) -> Answerer:
+    """Whatever comes in, a reply goes out: the handler's answer, or the error in the one shape.
+
+    :param working: so many at a time. It is taken once the body is read: clients that send slowly, or never
+        finish, hold a thread each but keep nobody from being answered.
+    """
     counted = metrics.REQUESTS.labels(route.path, str(route.status))
     seconds = metrics.SECONDS.labels(route.path)
 
     def answer(incoming: Incoming, **parameters: str) -> Wire:
         started = time.monotonic()
         try:
-            given = route.handler(service, incoming, **parameters)
+            with working:
+                given = route.handler(service, incoming, **parameters)
             body = b"" if given.body is None else encode(given.body)
         except Exception as error:
             return _refused(route.path, error)
