@@ -134,7 +134,12 @@ class Trainer:
 
     def _publish(self) -> None:
         self._last_publish = self._clock()
-        model = self._learner.save()
+        try:
+            model = self._learner.save()
+        except (OSError, RuntimeError) as error:
+            # VW saves by way of a file, and says no more than that it failed.
+            self._problem = f"the model cannot be saved ({error}); the last good one serves"
+            return
         try:
             weights = weights_from_model(model, self._data.args)
         except CorruptModel as error:
@@ -164,7 +169,10 @@ class Trainer:
         self._unwritten = []
         self._learned_since = 0
         self._last_state = self._clock()
-        self._data.models.keep_only(newest_models(self._log, self._data.settings.keep_models))
+        try:
+            self._data.models.keep_only(newest_models(self._log, self._data.settings.keep_models))
+        except OSError as error:
+            self._problem = f"old models cannot be deleted ({error}), and fill the disk"
 
     def _state(self) -> TrainerState:
         return TrainerState(
@@ -210,10 +218,12 @@ class Trainer:
                 continue
             if not busy:
                 time.sleep(IDLE_S)
-        if self._learned_since:
-            # If the log is away now, the next start learns it again.
-            with suppress(LogUnavailable):
+        # If the log is away now, the next start learns it again.
+        with suppress(LogUnavailable):
+            if self._learned_since:
                 self._publish()
+            elif self._unwritten:
+                self._write_state(self._clock())
         self.close()
 
     def close(self) -> None:

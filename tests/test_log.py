@@ -21,7 +21,17 @@ from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from bandit.errors import IdConflict, LogUnavailable
-from bandit.records import ActivateRequest, Candidate, Feedback, Item, ItemFeedback, ItemsRequest, RankRequest, User
+from bandit.records import (
+    ActivateRequest,
+    Candidate,
+    Feedback,
+    Item,
+    ItemFeedback,
+    ItemsRequest,
+    RankRequest,
+    User,
+    body_hash,
+)
 from bandit.store import log as log_module
 from bandit.store.log import EventLog, Txn
 from tests.conftest import Clock, Loop
@@ -469,6 +479,14 @@ def test_a_repeated_event_id_gets_one_decision_and_one_reply(loop: Loop) -> None
     assert loop.data.log.query("SELECT count(*) FROM log WHERE kind = 'decision'") == [(1,)]
     with pytest.raises(IdConflict):
         loop.service.rank(RankRequest(ids[:5], event_id="e"))
+
+
+def test_the_hash_of_a_body_is_part_of_the_format() -> None:
+    """It stands in the log: were it worked out differently, a retry across an upgrade would be refused."""
+    feedback = Feedback("e", [ItemFeedback("v1", {"watch_s": 1.5, "like": 1.0})], feedback_id="f1")
+    assert body_hash(feedback).hex() == "38c8b0f9097d71129f2d16139757377c"
+    other_order = Feedback("e", [ItemFeedback("v1", {"like": 1.0, "watch_s": 1.5})], feedback_id="f1")
+    assert body_hash(other_order) == body_hash(feedback)
 
 
 # ---------------------------------------------------------------- for human eyes

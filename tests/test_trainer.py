@@ -370,6 +370,45 @@ def test_a_model_that_cannot_be_written_is_said_and_written_later(
     assert loop.service.problems() == []
 
 
+def test_a_model_that_cannot_be_saved_is_said_and_saved_later(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    rank(loop, "e")
+    tell(loop, "e", final=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.trainer._learner, "save", failing(RuntimeError("Failed to write example")))
+        loop.learn()
+        assert any("Failed to write" in problem for problem in loop.service.problems())
+    loop.learn()
+    assert n_learned_in_model(loop.data) == 1
+    assert loop.service.problems() == []
+
+
+def test_old_models_that_cannot_be_deleted_are_said_and_stop_nothing(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop.data.models, "keep_only", failing(PermissionError("not permitted")))
+    for n in range(2):
+        rank(loop, f"e{n}")
+        tell(loop, f"e{n}", final=True)
+        loop.learn()
+    assert n_learned_in_model(loop.data) == 2
+    loop.clock.pass_(2.0)
+    loop.trainer.step()
+    assert any("cannot be deleted" in problem for problem in loop.service.problems())
+
+
+def test_what_became_of_slots_is_written_at_the_end_though_nothing_was_learned(loop: Loop) -> None:
+    rank(loop, "e")
+    loop.service.feedback([Feedback("e", [ItemFeedback("v1", seen=False)])])
+    loop.clock.pass_(700.0)
+    rank(loop, "later")
+    # A step within the second after the last state: the next is due only later.
+    loop.trainer._last_state = loop.clock.now
+    loop.trainer.step()
+    loop.trainer.run(lambda: True)
+    assert [row[4] for row in outcomes_of(loop.data)] == ["unseen"]
+    loop.trainer = Trainer(loop.data, clock=loop.clock)
+
+
 def test_a_log_that_cannot_be_written_delays_a_publish_and_loses_no_outcome(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,7 +122,9 @@ class Viewer(Client):
 
     def _rank(self) -> None:
         rng = self.rng
-        ids = [f"v{n}" for n in rng.sample(range(N_ITEMS + 10), rng.randint(1, 40))]
+        # One that is never put, so never withdrawn: there is always something to rank.
+        ids = [f"v{n}" for n in [*rng.sample(range(N_ITEMS), rng.randint(0, 40)), N_ITEMS + rng.randint(0, 9)]]
+        rng.shuffle(ids)
         candidates: list[Any] = list(ids)
         if rng.random() < 0.2:
             candidates[0] = {"id": ids[0], "features": {"fresh": rng.randint(0, 5)}}
