@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import Raw
 
 from bandit.explain import SHARED, contributions
 from bandit.features import hash_resolved, resolve_item, resolve_shared
 from bandit.item_table import ItemTable
 from bandit.learner import Learner
 from bandit.model_args import ModelArgs
+from bandit.records import Item, ItemsRequest
 from bandit.scorer import score, weights_from_model
+from tests.conftest import Api, Loop
 
 ITEM = {"creator": "c1", "length": 0.5, "tags": ["cats", "dogs"], "sound": {"bpm": 120, "name": "x"}}
 RAW = b'{"creator":"c1","length":0.5,"tags":["cats","dogs"],"sound":{"bpm":120,"name":"x"}}'
@@ -51,3 +54,20 @@ def test_what_does_not_depend_on_the_item_is_one_part() -> None:
     shared, item = resolve_shared("u1", {"a": 1}, {"b": 2}), resolve_item("v1", {"creator": "c1"})
     names = {name for name, _ in contributions(shared, item, np.ones(1 << 18, np.float32), args)}
     assert names == {SHARED, "I.creator=c1", "I.id=v1"}
+
+
+def test_a_ranking_explains_itself_when_asked(api: Api, loop: Loop) -> None:
+    loop.service.put_items(ItemsRequest([Item("v1", Raw(b'{"creator":"c1"}')), Item("v2", Raw(b'{"creator":"c2"}'))]))
+    candidates = ["v1", "v2", {"id": "v3", "features": {"creator": "c3"}}, "unknown"]
+    ranked = api.call("POST", "/v1/rank", {"event_id": "e1", "user": {"id": "u1"}, "candidates": candidates}).body
+    items = [{"id": slot["id"], "signals": {"watch_s": 30}, "final": True} for slot in ranked["ranking"]]
+    api.call("POST", "/v1/feedback", {"event_id": "e1", "items": items})
+    loop.learn()
+
+    asked = {"user": {"id": "u1"}, "candidates": candidates, "explain": True}
+    reply = api.call("POST", "/v1/rank", asked).body
+    assert [told["id"] for told in reply["explanation"]] == [slot["id"] for slot in reply["ranking"]]
+    for told, slot in zip(reply["explanation"], reply["ranking"], strict=True):
+        assert sum(part for _, part in told["features"]) == pytest.approx(slot["score"], rel=1e-4)
+        assert any(told["id"] in name for name, _ in told["features"])
+    assert "explanation" not in api.call("POST", "/v1/rank", {"candidates": candidates}).body
