@@ -200,7 +200,7 @@ SETTINGS = (
     Setting("port", 8080, "port", "port to listen on"),
     Setting("workers", 0, "processes", "rank workers; 0: one less than the cores, at least 1, at most 8"),
     Setting("threads", 4, "threads", "requests that one worker handles at the same time"),
-    Setting("vw", "-b 18 -q UI -q CI", "VW arguments", "of the learner; fixed for the life of a data directory"),
+    Setting("vw", "-b 18 -q UI -q CI -l 0.2", "VW arguments", "of the learner; fixed for the life of a data directory"),
     Setting("durable", True, "yes/no", "reply only after fsync; no: a power cut may lose the last second"),
     Setting("publish_ms", 200, "milliseconds", "shortest time between two published models"),
     Setting("tick_s", 1.0, "seconds", "longest time without a record while windows are open"),
@@ -219,7 +219,7 @@ class Settings:
     port: int = 8080
     workers: int = 1
     threads: int = 4
-    vw: str = "-b 18 -q UI -q CI"
+    vw: str = "-b 18 -q UI -q CI -l 0.2"
     durable: bool = True
     publish_ms: int = 200
     tick_s: float = 1.0

@@ -13,11 +13,11 @@ from bandit.features import hash_resolved, resolve_item, resolve_shared
 from bandit.item_table import ItemTable
 from bandit.learner import Learner
 from bandit.model_args import ModelArgs
-from bandit.records import Item, ItemsRequest
+from bandit.records import Features, Item, ItemsRequest
 from bandit.scorer import score, weights_from_model
 from tests.conftest import Api, Loop
 
-ITEM = {"creator": "c1", "length": 0.5, "tags": ["cats", "dogs"], "sound": {"bpm": 120, "name": "x"}}
+ITEM: Features = {"creator": "c1", "length": 0.5, "tags": ["cats", "dogs"], "sound": {"bpm": 120, "name": "x"}}
 RAW = b'{"creator":"c1","length":0.5,"tags":["cats","dogs"],"sound":{"bpm":120,"name":"x"}}'
 
 
