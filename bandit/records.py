@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -419,12 +420,17 @@ def check_ids(ids: Iterable[str], *, where: str) -> None:
 
 
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_making_a_decoder = threading.Lock()
 
 
 def _decoder(type_: type[Any]) -> msgspec.json.Decoder[Any]:
     decoder = _decoders.get(type_)
     if decoder is None:
-        decoder = _decoders[type_] = msgspec.json.Decoder(type_)
+        # msgspec fills in what it knows of a struct type at its first use, and a second thread that uses the
+        # type meanwhile reads null pointers: the process is gone.
+        with _making_a_decoder:
+            decoder = _decoders.get(type_) or msgspec.json.Decoder(type_)
+            _decoders[type_] = decoder
     return decoder
 
 
