@@ -199,7 +199,7 @@ SETTINGS = (
     Setting("host", "127.0.0.1", "address", "address to listen on"),
     Setting("port", 8080, "port", "port to listen on"),
     Setting("workers", 0, "processes", "rank workers; 0: one less than the cores, at least 1, at most 8"),
-    Setting("threads", 4, "threads", "requests that one worker handles at the same time"),
+    Setting("threads", 8, "threads", "requests that one worker handles at the same time"),
     Setting("vw", "-b 18 -q UI -q CI -l 0.2", "VW arguments", "of the learner; fixed for the life of a data directory"),
     Setting("durable", True, "yes/no", "reply only after fsync; no: a power cut may lose the last second"),
     Setting("publish_ms", 200, "milliseconds", "shortest time between two published models"),
@@ -218,7 +218,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
-    threads: int = 4
+    threads: int = 8
     vw: str = "-b 18 -q UI -q CI -l 0.2"
     durable: bool = True
     publish_ms: int = 200

@@ -396,6 +396,8 @@ class Ranker:
             slot.version = version_of[slot.id]
 
     def _stored_reply(self, event_id: str, found: StoredDecision) -> RankReply:
+        # Another worker may have written it a moment ago, and not be back from its fsync.
+        self._log.sync()
         decision = records.read_stored(found.payload, Decision, what="this decision")
         numbers = np.frombuffer(found.candidates, np.uint32)
         unknown = [int(numbers[place]) for place in decision.unknown]

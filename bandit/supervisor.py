@@ -206,7 +206,7 @@ def serve(settings: Settings) -> None:
         workers_kill_timeout=WORKER_STOP_S,
         factory=True,
         websockets=False,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
     )
     server.respawned_wrks = _NeverRecent()
     interrupted = server.signal_handler_interrupt
