@@ -12,6 +12,7 @@ from bandit.config import Config, Settings
 from bandit.errors import InvalidSetting
 from bandit.model_args import ModelArgs
 from bandit.store.configs import append_config
+from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
 from bandit.store.models import ModelFiles
 
@@ -69,6 +70,7 @@ class DataDirectory:
             pass
         finally:
             temporary.unlink()
+        sync_folder(self.path)
         return bytes.fromhex(path.read_text().strip())
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Making the data directory; apart from `bandit.store.data` so that the parent process needs no database."""
+"""The data directory as a folder; apart from `bandit.store.data` so that the parent process needs no database."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ def make_directory(path: Path) -> None:
         raise InvalidSetting(
             f"data is {path}, which cannot be written ({error.strerror}); name another directory"
         ) from None
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on disk: a file that was fsynced can still lose its name."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bandit import records
 from bandit.errors import CorruptModel
 from bandit.fold import Lesson
+from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
 
 _FILE = re.compile(r"^[0-9a-f]{32}\.(vw|weights)$")
@@ -95,11 +96,7 @@ class ModelFiles:
             temporary.unlink(missing_ok=True)
             raise
         if sync:
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self.folder)
 
     def read(self, digest: str) -> bytes:
         """The saved regressor.
