@@ -202,7 +202,7 @@ SETTINGS = (
     Setting("threads", 8, "threads", "requests that one worker handles at the same time"),
     Setting("vw", "-b 18 -q UI -q CI -l 0.2", "VW arguments", "of the learner; fixed for the life of a data directory"),
     Setting("durable", True, "yes/no", "reply only after fsync; no: a power cut may lose the last second"),
-    Setting("publish_ms", 200, "milliseconds", "shortest time between two published models"),
+    Setting("publish_ms", 400, "milliseconds", "shortest time between two published models"),
     Setting("tick_s", 1.0, "seconds", "longest time without a record while windows are open"),
     Setting("cache_items", 200_000, "items", "hashed candidates that a worker keeps, at most"),
     Setting("keep_models", 20, "models", "newest published models whose files are kept"),
@@ -221,7 +221,7 @@ class Settings:
     threads: int = 8
     vw: str = "-b 18 -q UI -q CI -l 0.2"
     durable: bool = True
-    publish_ms: int = 200
+    publish_ms: int = 400
     tick_s: float = 1.0
     cache_items: int = 200_000
     keep_models: int = 20

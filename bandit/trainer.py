@@ -32,7 +32,7 @@ from bandit.store.models import (
 
 IDLE_S = 0.02
 STATE_EVERY_S = 1.0
-CHECKPOINT_EVERY_S = 0.5
+CHECKPOINT_EVERY_S = 2.0
 # Without anything learned, a publish still moves the point from which a restart has to read.
 IDLE_PUBLISH_S = 60.0
 

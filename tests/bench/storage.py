@@ -14,7 +14,10 @@ from tests.bench.http import _n_published
 from tests.bench.results import Result
 from tests.bench.session import Session
 from tests.bench.workload import opened
-from tests.service import Pids
+from tests.service import Pids, RunningService, call
+
+# Of the reward window while memory is measured.
+WINDOW_S = 5.0
 
 
 def log_bytes(session: Session) -> list[Result]:
@@ -49,12 +52,22 @@ def _size(data: Path) -> int:
     return sum(path.stat().st_size for path in data.glob("log.db*") if path.name != "log.db-shm")
 
 
+def _shorten_window(service: RunningService) -> None:
+    """The trainer remembers every decision whose window is open, some 250 bytes each. With a window far shorter
+    than the run their number is the same at every reading; with the default of ten minutes it would still rise."""
+    config = call(service.url, "GET", "/v1/config")
+    body = {**config.body, "reward_window_s": WINDOW_S}
+    reply = call(service.url, "PUT", "/v1/config", body, headers={"If-Match": config.headers["etag"]})
+    assert reply.status == 200, reply
+
+
 def memory(session: Session) -> list[Result]:
     """Resident memory of worker and trainer from after the warm-up to the end of the rankings."""
     scale = session.scale
     # So many parts that each sees some swaps, and that a trend can be told from a step.
     n_parts = 10
     with session.serving(workers=1, durable=0) as service:
+        _shorten_window(service)
         warm_up = scale.n_memory // 5
         session.load.run(service.port, session.bodies, connections=8, requests=warm_up, feedback=0.05)
         pids = service.pids()
