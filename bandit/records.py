@@ -47,7 +47,6 @@ FeaturesText = Annotated[
         extra_json_schema=msgspec.json.schema(Features),
     ),
 ]
-Seconds = float
 
 
 class Candidate(Struct, forbid_unknown_fields=True):
@@ -293,11 +292,6 @@ class HealthReply(Struct, omit_defaults=True):
 
 
 # ---------------------------------------------------------------- the log's records
-
-#: Kinds of log record, as they stand in the log's ``kind`` column.
-KINDS = ("decision", "activation", "feedback", "items", "withdraw", "config", "tick", "publish", "base")
-#: Those that change what the next ranking may hold: read before each.
-CONTROL_KINDS = ("items", "withdraw", "config")
 
 
 class Slot(Struct, array_like=True):

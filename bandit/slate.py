@@ -36,7 +36,6 @@ INELIGIBLE: Final = 2
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
 _P = ParamSpec("_P")

@@ -184,6 +184,19 @@ def test_a_refused_write_fails_none_of_its_batch(fresh_log: EventLog, monkeypatc
     assert commits.sizes == [5]
 
 
+def test_a_write_that_refuses_after_it_wrote_leaves_nothing(fresh_log: EventLog) -> None:
+    refused = IdConflict("found out too late")
+
+    def write_then_refuse(txn: Txn) -> None:
+        txn.append("decision", b"{}", event_id="half")
+        raise refused
+
+    assert together(fresh_log, [write_then_refuse]) == [refused]
+    results = together(fresh_log, [tick, write_then_refuse, tick])
+    assert results[1] is refused
+    assert [kind for kind, _ in kinds_and_ids(fresh_log)] == ["tick", "tick"]
+
+
 def tick(txn: Txn) -> int:
     return txn.append("tick", b"{}")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
 from msgspec import UNSET
 
 from bandit import records
 from bandit.errors import IdConflict
 from bandit.fold import closes_at
-from bandit.records import ActivateReply, ActivateRequest, Feedback, FeedbackResult
+from bandit.records import ActivateReply, ActivateRequest, Decision, Feedback, FeedbackResult
 from bandit.store.log import EventLog, Txn
 
 
@@ -46,23 +45,9 @@ class Outcome(NamedTuple):
     closed_at: float
 
 
-class _Ranked(msgspec.Struct):
-    """The part of a decision that a follow-up is held against."""
-
-    slots: list[str]
-    config: int
-    deferred: bool = False
-
-
-class _Slots(msgspec.Struct):
-    slots: list[tuple[str, int, float, float | None, bool]]
-    config: int
-    deferred: bool = False
-
-
-def _ranked_ids(payload: bytes) -> _Ranked:
-    found = records.read_stored(payload, _Slots, what="this decision")
-    return _Ranked([slot[0] for slot in found.slots], found.config, found.deferred)
+def _read(found: StoredDecision) -> Decision:
+    decision: Decision = records.read_stored(found.payload, Decision, what="this decision")
+    return decision
 
 
 _DECISION = (
@@ -125,16 +110,15 @@ def append_feedback(
     if feedback_id is not None and txn.execute("SELECT 1 FROM log WHERE feedback_id = ?", (feedback_id,)).fetchone():
         return FeedbackResult(event_id=event_id, status="duplicate", feedback_id=feedback_id)
     found = find_decision(txn, event_id)
+    status: records.FeedbackStatus = "pending"
+    unknown: list[str] = []
+    if found is not None:
+        decision = _read(found)
+        status = "late" if txn.now >= _window_end(txn, event_id, found.ts, decision, window_s_of) else "accepted"
+        ranked = {slot.id for slot in decision.slots}
+        unknown = [item.id for item in feedback.items if item.id not in ranked]
     txn.append("feedback", records.encode(feedback), event_id=event_id, feedback_id=feedback_id, body_hash=body_hash)
-    if found is None:
-        return FeedbackResult(event_id=event_id, status="pending", feedback_id=feedback_id)
-    ranked = set(_ranked_ids(found.payload).slots)
-    return FeedbackResult(
-        event_id=event_id,
-        status="late" if txn.now >= window_end(txn, event_id, found, window_s_of) else "accepted",
-        feedback_id=feedback_id,
-        unknown=[item.id for item in feedback.items if item.id not in ranked],
-    )
+    return FeedbackResult(event_id=event_id, status=status, feedback_id=feedback_id, unknown=unknown)
 
 
 def check_feedback_ids(txn: Txn, sent: list[tuple[Feedback, bytes]]) -> None:
@@ -159,13 +143,10 @@ def check_feedback_ids(txn: Txn, sent: list[tuple[Feedback, bytes]]) -> None:
         )
 
 
-def window_end(
-    source: EventLog | Txn, event_id: str, found: StoredDecision, window_s_of: Callable[[int], float]
-) -> float:
+def _window_end(txn: Txn, event_id: str, ts: float, decision: Decision, window_s_of: Callable[[int], float]) -> float:
     """When a decision's reward window ends, in log time."""
-    header = _ranked_ids(found.payload)
-    activated = first_activation(source, event_id) if header.deferred else None
-    return closes_at(found.ts, window_s_of(header.config), None if activated is None else activated[0])
+    activated = first_activation(txn, event_id) if decision.deferred else None
+    return closes_at(ts, window_s_of(decision.config), None if activated is None else activated[0])
 
 
 _ACTIVATION = (
@@ -192,9 +173,10 @@ def append_activation(
     """
     before = first_activation(txn, event_id)
     found = find_decision(txn, event_id)
-    learns = None
+    learns = decision = None
     if found is not None:
-        ranked = _ranked_ids(found.payload).slots
+        decision = _read(found)
+        ranked = [slot.id for slot in decision.slots]
         learns = request.shown is None or ranked[: len(request.shown)] == request.shown
     if before is not None:
         if before[1] != body_hash:
@@ -203,7 +185,9 @@ def append_activation(
                 event_id=event_id,
             )
         return ActivateReply(event_id, "duplicate", learns)
-    ends = None if found is None else window_end(txn, event_id, found, window_s_of)
+    ends = None
+    if found is not None and decision is not None:
+        ends = _window_end(txn, event_id, found.ts, decision, window_s_of)
     txn.append("activation", records.encode(request), event_id=event_id, body_hash=body_hash)
     if ends is None:
         return ActivateReply(event_id, "pending", None)

@@ -164,8 +164,8 @@ class EventLog:
     def append(self, write: Callable[[Txn], T]) -> T:
         """Run ``write`` in a transaction and return its result once that is durable.
 
-        Concurrent calls share a commit: whoever gets the lock commits for all that wait. ``write`` must
-        check before it inserts: when it raises, what it inserted so far stays in the shared transaction.
+        Concurrent calls share a commit: whoever gets the lock commits for all that wait. ``write`` may be run
+        again, if another one of its commit failed; when it raises, nothing of it is stored.
 
         :raises BanditError: whatever ``write`` raised; nobody else's record is touched by it
         :raises LogUnavailable: nothing was written
@@ -266,9 +266,13 @@ class EventLog:
                 txn = Txn(writer, now if last is None else max(now, last[0]))
                 for entry in batch:
                     entry.error = None
+                    n_before = writer.total_changes
                     try:
                         entry.result = entry.write(txn)
                     except BanditError as error:
+                        if writer.total_changes != n_before:
+                            # It wrote before it refused: all is rolled back, and each is tried alone.
+                            raise
                         entry.error = error
                 writer.execute("COMMIT")
             except BaseException:
