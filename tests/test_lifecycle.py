@@ -54,7 +54,7 @@ def test_every_wrong_setting_is_listed_at_once() -> None:
 def test_the_command_line_goes_before_the_environment_and_both_before_defaults(tmp_path: Path) -> None:
     environ = {"FEED_BANDIT_PORT": "9000", "FEED_BANDIT_THREADS": "2", "HOME": "/nowhere"}
     settings = read_settings({"port": "9001", "data": str(tmp_path)}, environ)
-    assert (settings.port, settings.threads, settings.publish_ms) == (9001, 2, 200)
+    assert (settings.port, settings.threads, settings.publish_ms) == (9001, 2, 400)
     assert settings.data == tmp_path
 
 
