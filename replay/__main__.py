@@ -55,7 +55,7 @@ def _missing(name: str, error: ImportError) -> str:
     missing = (error.name or str(error)).partition(".")[0]
     if missing in ("bandit", "replay"):
         return f"replay: the command {name} is not part of this installation ({error})"
-    return f"replay: {name} needs {missing}, which is not installed; pip install 'feed-bandit[demo]' brings it"
+    return f"replay: {name} needs {missing}, which is not installed; pip install 'feed-bandit[replay]' brings it"
 
 
 if __name__ == "__main__":

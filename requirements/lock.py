@@ -2,7 +2,7 @@
 
     python3 requirements/lock.py [--upgrade]
 
-One resolution per Python minor: dev contains demo contains run, version for version. Pins that still fit are
+One resolution per Python minor: dev contains replay contains run, version for version. Pins that still fit are
 kept unless --upgrade is given. The machine's pip configuration is set aside, so that a lock carries what the
 package index serves and nothing of the machine: no host, no path.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "requirements"
 TOOLS = LOCKS / "lock-tools.txt"
-EXTRAS = {"dev": ["dev", "demo"], "demo": ["demo"], "run": []}
+EXTRAS = {"dev": ["dev", "replay"], "replay": ["replay"], "run": []}
 OPTIONS = [
     "--quiet",
     "--allow-unsafe",

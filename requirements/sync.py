@@ -1,8 +1,8 @@
 """Bring .venv up to a lock; do nothing when it is already there.
 
-    python3 requirements/sync.py {run,demo,dev}
+    python3 requirements/sync.py {run,replay,dev}
 
-Each lock contains the one before it (run, then demo, then dev), version for version, so an environment that
+Each lock contains the one before it (run, then replay, then dev), version for version, so an environment that
 was brought up to a later one serves an earlier one as it is. Standard library alone, and written for old
 interpreters too, so that they get a sentence instead of a SyntaxError.
 """
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import NoReturn
 
-LEVELS = ("run", "demo", "dev")
+LEVELS = ("run", "replay", "dev")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOCKS = os.path.join(ROOT, "requirements")
 VENV = os.path.join(ROOT, ".venv")
@@ -110,5 +110,5 @@ def main(level: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in LEVELS:
-        fail("usage: sync.py {run,demo,dev}")
+        fail("usage: sync.py {run,replay,dev}")
     main(sys.argv[1])

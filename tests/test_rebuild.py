@@ -310,7 +310,7 @@ def test_a_missing_optional_dependency_is_one_clear_line(
     monkeypatch.setattr("importlib.import_module", _lacking)
     assert main(["demo"]) == 2
     said = capsys.readouterr().err
-    assert said == "replay: demo needs pyarrow, which is not installed; pip install 'feed-bandit[demo]' brings it\n"
+    assert said == "replay: demo needs pyarrow, which is not installed; pip install 'feed-bandit[replay]' brings it\n"
 
 
 def _lacking(name: str) -> object:

@@ -172,7 +172,7 @@ def _read_tables(wheel: Path) -> dict[str, Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise InvalidSetting(
-            f"the demo reads Parquet and draws a picture ({error}): install feed-bandit[demo], or use `make demo`"
+            f"the demo reads Parquet and draws a picture ({error}): install feed-bandit[replay], or use `make demo`"
         ) from None
     tables = {}
     try:
