@@ -54,6 +54,19 @@ class Lesson(NamedTuple):
     shared: bytes
 
 
+class Closed(NamedTuple):
+    """A decision whose window has ended, whether or not anything of it was taught.
+
+    :ivar activated: it was shown, or was never waiting to be
+    :ivar altered: another list was shown
+    """
+
+    pos: int
+    event_id: str
+    activated: bool
+    altered: bool
+
+
 def closes_at(ts: float, window_s: float, activated_at: float | None) -> float:
     """When a decision's window ends: an activation in time starts it anew (the feed was fetched early).
 
@@ -103,6 +116,8 @@ class _Header(msgspec.Struct):
     deferred: bool = False
 
 
+RewardOf = Callable[[Mapping[str, float], float | None, LiveConfig], float | None]
+
 _header = msgspec.json.Decoder(_Header).decode
 _decision = msgspec.json.Decoder(Decision).decode
 _feedback = msgspec.json.Decoder(Feedback).decode
@@ -115,11 +130,22 @@ class Fold:
     :param configs: config versions of the log before the record at hand, and none after it: the newest of them
         is in force. The caller adds each as its record comes
     :param payload_at: payload of the decision at a position, read again only when a slot of it is closed
+    :param reward_of: reward of a seen slot by its combined signals, its explicit reward and the decision's config
+    :param on_close: told of every decision whose window ends, before the record that ended it returns its lessons
     """
 
-    def __init__(self, configs: Mapping[int, LiveConfig], payload_at: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        configs: Mapping[int, LiveConfig],
+        payload_at: Callable[[int], bytes],
+        *,
+        reward_of: RewardOf | None = None,
+        on_close: Callable[[Closed], None] | None = None,
+    ) -> None:
         self._configs = configs
         self._payload_at = payload_at
+        self._reward_of = reward_of or configured_reward
+        self._on_close = on_close
         self._open: dict[str, _Open] = {}
         self._closing: list[tuple[float, int, str]] = []
         # First position of what came before the decision that is now open.
@@ -134,6 +160,10 @@ class Fold:
     def n_open(self) -> int:
         """Decisions whose window is open."""
         return len(self._open)
+
+    def open_positions(self) -> list[int]:
+        """Positions of the decisions whose window is open, oldest first."""
+        return [decision.pos for decision in self._open.values()]
 
     def next_close(self) -> float | None:
         """Log time at which the next open window ends; None if none is open."""
@@ -277,6 +307,8 @@ class Fold:
                 state.reward = item.reward
 
     def _close(self, decision: _Open, record: Record) -> Iterator[Lesson]:
+        if self._on_close is not None:
+            self._on_close(Closed(decision.pos, decision.event_id, decision.activated, decision.altered))
         served = self._configs[decision.config].document.evidence == "served"
         if decision.items is None and not (served and decision.activated and not decision.altered):
             # Nothing was heard of it: it teaches nothing, and needs no row to say so.
@@ -304,7 +336,8 @@ class Fold:
             elif evidence is None:
                 status = "unseen"
             else:
-                reward = _reward(state, config)
+                signals, explicit = (state.signals, state.reward) if state is not None else ({}, None)
+                reward = self._reward_of(signals, explicit, config)
                 status = "undefined_reward" if reward is None else "learned"
             if status == "learned":
                 weight = config.document.learning_weight.weight_of(slot.propensity)
@@ -356,11 +389,15 @@ class Fold:
         return found
 
 
-def _reward(state: _ItemState | None, config: LiveConfig) -> float | None:
+def configured_reward(signals: Mapping[str, float], explicit: float | None, config: LiveConfig) -> float | None:
+    """Reward of a seen slot as served: the explicit one, else the formula's, else (no signal) the default.
+
+    :returns: within the config's reward range; None where the formula has no value
+    """
     low, high = config.document.reward_range
-    if state is not None and state.reward is not None:
-        return min(max(state.reward, low), high)
-    if state is None or not state.signals:
+    if explicit is not None:
+        return min(max(explicit, low), high)
+    if not signals:
         return config.document.default_reward
-    reward = config.formula(state.signals)
+    reward = config.formula(signals)
     return None if reward is None else min(max(reward, low), high)

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from bandit import records
 from bandit.config import Config, ConstantWeight, IpsWeight, LiveConfig
-from bandit.fold import Fold, Lesson, Record, closes_at
+from bandit.fold import Closed, Fold, Lesson, Record, closes_at
 from bandit.records import ActivateRequest, Decision, Feedback, ItemFeedback, Slot
 from bandit.store.configs import ConfigRecord, read_config
 
@@ -537,3 +537,48 @@ def test_early_feedback_to_one_event_costs_no_more_than_to_many() -> None:
     running.to(len(story.records))
     assert running.fold.counts["unmatched"] == 20_000
     assert running.fold.reads_from(len(story.records)) == len(story.records) + 1
+
+
+# ---------------------------------------------------------------- what it tells besides
+
+
+@given(stories())
+def test_every_decision_is_told_of_once_when_its_window_ends(story: Story) -> None:
+    told: list[Closed] = []
+    running = story.fold()
+    running.fold = Fold(running.configs, story.payload_at, on_close=told.append)
+    lessons = running.to(len(story.records))
+    decided = {one.pos: one for one in story.records if one.kind == "decision"}
+    assert sorted([one.pos for one in told] + running.fold.open_positions()) == sorted(decided)
+    assert running.fold.open_positions() == sorted(running.fold.open_positions())
+    assert all(decided[one.pos].event_id == one.event_id for one in told)
+    # What its lessons say agrees; those that were taught before an altered list was heard of stay taught.
+    by_pos = {one.pos: one for one in told}
+    for lesson in lessons:
+        if lesson.status in ("not_activated", "altered"):
+            assert by_pos[lesson.decision_pos].activated == (lesson.status == "altered")
+    assert {one.pos for one in told if not one.activated}.isdisjoint(
+        one.decision_pos for one in lessons if one.status == "learned"
+    )
+
+
+def test_rewards_can_be_worked_out_otherwise() -> None:
+    story = Story()
+    story.decide("e1")
+    story.report("e1", watched("a", 30.0), ItemFeedback("b", {"like": 1.0}, seen=True, reward=0.5))
+    story.report("e1", ItemFeedback("c", seen=True))
+    story.wait(20.0)
+    story.tick()
+    asked: list[Any] = []
+
+    def reward_of(signals: Any, explicit: float | None, config: LiveConfig) -> float | None:
+        asked.append((dict(signals), explicit, config.version))
+        return None if not signals else 7.0
+
+    running = story.fold()
+    running.fold = Fold(running.configs, story.payload_at, reward_of=reward_of)
+    lessons = running.to(len(story.records))
+    assert asked == [({"watch_s": 30.0}, None, 1), ({"like": 1.0}, 0.5, 1), ({}, None, 1)]
+    assert [(one.status, one.reward) for one in lessons] == [
+        ("learned", 7.0), ("learned", 7.0), ("undefined_reward", None),
+    ]  # fmt: skip

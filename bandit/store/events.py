@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from msgspec import UNSET
@@ -63,6 +63,16 @@ def find_decision(source: EventLog | Txn, event_id: str) -> StoredDecision | Non
         rows = source.query(_DECISION, (event_id,))
         row = rows[0] if rows else None
     return None if row is None else StoredDecision._make(row)
+
+
+def decisions_at(log: EventLog, positions: Sequence[int]) -> dict[int, StoredDecision]:
+    """The decisions at these positions, by position."""
+    rows = log.query(
+        "SELECT pos, ts, body_hash, CAST(payload AS BLOB), candidates FROM log"
+        " WHERE kind = 'decision' AND pos IN (SELECT value FROM json_each(?))",
+        (records.encode(positions).decode(),),
+    )
+    return {row[0]: StoredDecision._make(row) for row in rows}
 
 
 def same_body(found: StoredDecision, body_hash: bytes, event_id: str) -> StoredDecision:
