@@ -27,6 +27,7 @@ from bandit.web.app import create_app
 log = logging.getLogger("feed_bandit")
 
 REFRESH_S = 0.02
+SWITCH_S = 0.0005
 FIRST_MODEL_S = 10.0
 
 
@@ -50,7 +51,7 @@ def make_app() -> Flask:
     gc.set_threshold(50_000, 20, 20)
     # A thread that comes back from its fsync waits at most this long for the interpreter; with Python's own 5 ms
     # a second request in the worker made that the tail of the first.
-    sys.setswitchinterval(float(os.environ.get('SWI','0.0005')))
+    sys.setswitchinterval(SWITCH_S)
     log.info("worker ready, model %s", service.model().version)
     return app
 
