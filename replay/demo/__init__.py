@@ -25,6 +25,8 @@ from replay.progress import Progress
 # Measured on these visits; see docs/demo.md.
 VW: Final = "-b 18 -q tg -l 0.2"
 CONFIG: Final[dict[str, Any]] = {"explorer": {"kind": "squarecb", "gamma_scale": 1000.0}, "floor": 0.02}
+#: Every film shown is told of at once; the window is only what a kept log must wait for.
+WINDOW_S: Final = 10.0
 PICTURES: Final = (".svg", ".png", ".pdf")
 
 
@@ -41,6 +43,8 @@ def add_parser(subparsers: Any) -> None:
         help="where the wheel with the data is (default: %(default)s, where make demo puts it)")
     add("--url", help="play against this service, whose config is changed while the demo runs, and whose catalogue "
         "gets the films (default: start one, with a data directory that is removed in the end)")
+    add("--keep", metavar="DIR", type=Path, help="keep the started service's data directory there, to evaluate "
+        "policies on its log (default: it is removed)")
     add("--requests", metavar="N", type=int, help="play the first N visits only (default: all)")
     add("--candidates", metavar=("FEWEST", "MOST"), type=int, nargs=2, default=(20, 200),
         help="films in a visit (default: 20 200)")
@@ -74,6 +78,10 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.requests is not None and arguments.requests < 1:
         raise InvalidSetting(f"--requests {arguments.requests} plays nothing; at least 1 is needed")
+    if arguments.keep is not None and arguments.url is not None:
+        raise InvalidSetting("--keep is about the service that the demo starts; with --url there is none")
+    if arguments.keep is not None and arguments.keep.exists():
+        raise InvalidSetting(f"{arguments.keep} exists; name a directory that does not, or remove it")
     if arguments.out.suffix not in PICTURES:
         raise InvalidSetting(f"{arguments.out} is no picture that can be drawn; end it with {' or '.join(PICTURES)}")
 
@@ -91,15 +99,17 @@ def _demo(arguments: argparse.Namespace, data: MovieLens) -> None:
         url = arguments.url
         if url is None:
             print("Starting a service (the first start compiles its kernels) ...", file=sys.stderr)
-            url = stack.enter_context(own_service(vw=arguments.vw))
+            url = stack.enter_context(own_service(vw=arguments.vw, data=arguments.keep))
         client = stack.enter_context(Client(url))
         client.put_items(data.films)
-        stack.enter_context(client.config({**CONFIG, "slots": arguments.slots}))
+        stack.enter_context(client.config({**CONFIG, "slots": arguments.slots, "reward_window_s": WINDOW_S}))
         print(f"Playing {len(visits):,} visits against {client.url} ...", file=sys.stderr)
         progress = stack.enter_context(Progress("visits", sys.stderr))
         started = time.monotonic()
         played: Played = play(client, visits, data, slots=arguments.slots, rng=rng, progress=progress)
         took_s = time.monotonic() - started
+        if arguments.keep is not None:
+            client.until_closed(WINDOW_S)
     print(describe(played, n_films=len(data.films), n_viewers=len({visit.viewer for visit in visits})))
     draw(played, arguments.out)
     print(f"\nPlayed in {took_s:.0f} s, {len(visits) / took_s:.0f} visits a second. Picture: {arguments.out}")

@@ -26,6 +26,8 @@ STOP_S: Final = 10.0
 ITEMS_A_CALL: Final = 1_000
 #: Viewers of half a year come within a minute, so the model must be fresh sooner than is usual.
 PUBLISH_MS: Final = 20
+#: The longest time without a record, by default: the log's clock while nothing else happens.
+TICK_S: Final = 1.0
 
 
 class ServiceFailed(BanditError):
@@ -105,6 +107,10 @@ class Client:
             with contextlib.suppress(ServiceFailed):
                 self.call("PUT", "/v1/config", before, {"If-Match": headers["ETag"]})
 
+    def until_closed(self, window_s: float) -> None:
+        """Wait until the windows of all that was ranked have ended, by the log's time."""
+        time.sleep(window_s + 2 * TICK_S)
+
     def n_learned(self) -> int:
         """Slots that the model now served has learned."""
         model, _ = self.call("GET", "/v1/model")
@@ -112,10 +118,11 @@ class Client:
 
 
 @contextlib.contextmanager
-def own_service(*, vw: str) -> Iterator[str]:
-    """The address of a service on a free port, whose data directory lasts as long as it does.
+def own_service(*, vw: str, data: Path | None = None) -> Iterator[str]:
+    """The address of a service on a free port.
 
     :param vw: arguments of its learner
+    :param data: its data directory, which stays; None for one that lasts as long as the service does
     :raises ServiceFailed: it did not start; the message ends with what it last said
     """
     server = importlib.util.find_spec("server")
@@ -123,7 +130,8 @@ def own_service(*, vw: str) -> Iterator[str]:
         raise ServiceFailed("server.py is not installed here; start a service and name it with --url")
     with tempfile.TemporaryDirectory(prefix="feed-bandit-demo-") as directory:
         port = _free_port()
-        command = [sys.executable, server.origin, "--data", f"{directory}/data", "--host", "127.0.0.1"]
+        where = f"{directory}/data" if data is None else str(data.absolute())
+        command = [sys.executable, server.origin, "--data", where, "--host", "127.0.0.1"]
         command += ["--port", str(port), "--vw", vw, "--publish-ms", str(PUBLISH_MS)]
         log = Path(directory, "log")
         with log.open("wb") as said:
