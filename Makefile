@@ -7,10 +7,10 @@ DEMO_DATA := .cache/demo-data
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench chaos lint types docs lock clean ci venv-run venv-replay venv-dev
+.PHONY: help run test demo bench chaos campaigns lint types docs lock clean ci venv-run venv-replay venv-dev
 
 help:  ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
 
 run: venv-run  ## Set up and serve on 127.0.0.1:8080, data in ./data
 	@exec $(PY) server.py $(ARGS)
@@ -26,6 +26,9 @@ bench: venv-dev  ## Measure against the engine, side by side
 
 chaos: venv-dev  ## Kill processes under load; compare what was acknowledged with what is there
 	@$(PY) -m tests.chaos $(ARGS)
+
+campaigns: venv-dev  ## Prove the statistics over many seeds; ARGS=--ci for a part, ARGS="--markdown" writes docs/
+	@$(PY) -m tests.campaigns $(ARGS)
 
 lint: venv-dev  ## Check style and common mistakes (ruff)
 	@$(PY) -m ruff check .
