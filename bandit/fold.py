@@ -54,8 +54,8 @@ class Lesson(NamedTuple):
     shared: bytes
 
 
-class Closed(NamedTuple):
-    """A decision whose window has ended, whether or not anything of it was taught.
+class Joined(NamedTuple):
+    """A decision as the fold knows it, whether or not anything of it was taught.
 
     :ivar activated: it was shown, or was never waiting to be
     :ivar altered: another list was shown
@@ -108,6 +108,9 @@ class _Open:
         self.n_shown: int | None = None
         self.altered = False
 
+    def joined(self) -> Joined:
+        return Joined(self.pos, self.event_id, self.activated, self.altered)
+
 
 class _Header(msgspec.Struct):
     """The part of a decision that joining needs; the rest is not even parsed."""
@@ -140,7 +143,7 @@ class Fold:
         payload_at: Callable[[int], bytes],
         *,
         reward_of: RewardOf | None = None,
-        on_close: Callable[[Closed], None] | None = None,
+        on_close: Callable[[Joined], None] | None = None,
     ) -> None:
         self._configs = configs
         self._payload_at = payload_at
@@ -161,9 +164,9 @@ class Fold:
         """Decisions whose window is open."""
         return len(self._open)
 
-    def open_positions(self) -> list[int]:
-        """Positions of the decisions whose window is open, oldest first."""
-        return [decision.pos for decision in self._open.values()]
+    def open_decisions(self) -> list[Joined]:
+        """Those whose window is open, oldest first."""
+        return [decision.joined() for decision in self._open.values()]
 
     def next_close(self) -> float | None:
         """Log time at which the next open window ends; None if none is open."""
@@ -308,7 +311,7 @@ class Fold:
 
     def _close(self, decision: _Open, record: Record) -> Iterator[Lesson]:
         if self._on_close is not None:
-            self._on_close(Closed(decision.pos, decision.event_id, decision.activated, decision.altered))
+            self._on_close(decision.joined())
         served = self._configs[decision.config].document.evidence == "served"
         if decision.items is None and not (served and decision.activated and not decision.altered):
             # Nothing was heard of it: it teaches nothing, and needs no row to say so.

@@ -1,0 +1,377 @@
+"""The service's own log, a live one too: whole decisions with what was seen and what it earned.
+
+Records are joined by the trainer's own fold, so replay and trainer agree on what was seen and what it was worth.
+A decision becomes an event when its window has ended, by the log's own time; events come in the order in which
+windows end, and those that end at the same record in the order of their positions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from bandit import records
+from bandit.config import LiveConfig
+from bandit.errors import InvalidFormula, LogUnavailable
+from bandit.fold import Fold, Joined, Record, RewardOf
+from bandit.lessons import READ_AT_ONCE
+from bandit.model_args import ModelArgs
+from bandit.records import Decision
+from bandit.reward import Formula
+from bandit.store.configs import all_configs, read_config
+from bandit.store.events import decisions_at
+from bandit.store.log import LogRow
+from bandit.store.models import ModelFiles, PublishedModel, newest_models
+from bandit.store.reading import ReadOnlyLog
+from replay.errors import BadLog, BadQuestion
+from replay.events import Batch, Needs, Problems, Texts, hash_key, item_key
+from replay.readers import service_fields
+from replay.readers.service_feeds import Entry, candidates_of, gather, policy_of
+from replay.readers.service_items import ItemVersions
+
+A_BATCH: Final = 512
+# Of a batch that lists candidates: so many, at most (one decision may have more).
+MOST_LISTED: Final = 1_000_000
+MOST_EXAMPLES: Final = 10
+# Payloads of open decisions, kept until their window ends; others are read again.
+KEPT_BYTES: Final = 64 << 20
+
+STILL_OPEN: Final = "window still open at the end of the log"
+NOT_SHOWN: Final = "never shown: it was to be activated, and was not"
+ALTERED: Final = "another list was shown than the ranking's beginning"
+UNDEFINED: Final = "the reward formula has no value for a slot that was seen"
+
+#: In an asked formula, the reward that the client itself sent (unless a signal has this name).
+EXPLICIT: Final = "reward"
+
+
+class ServiceLog:
+    """A service's data directory, read only; the log as it stood when it was opened.
+
+    A slot that nothing says was seen has reward 0. A decision all of whose slots were reported ``final`` has no
+    more to say: at the end of the log, where windows are open, such decisions count up to the first one that
+    still waits.
+
+    :param path: the data directory, or the ``log.db`` in it
+    :param reward: formula over the raw signals as logged, in place of the configured one. Signals are combined as
+        configured and nothing is clipped to the configured range. It goes before rewards that the client sent
+        itself; those it may use by the name ``reward``. What was seen without a signal gets its value with all
+        signals 0
+    :param window_s: reward window in seconds, in place of the configured ones
+    :raises BadLog: there is no log, or it is none of this release
+    :raises BadQuestion: the formula cannot be used with this log
+    """
+
+    kind = "service"
+    marginals = False
+
+    def __init__(self, path: str | Path, *, reward: str | None = None, window_s: float | None = None) -> None:
+        self.name = str(path)
+        given = Path(path)
+        self.path = given.parent if given.name == "log.db" else given
+        if not (self.path / "log.db").is_file():
+            raise BadLog(f"{given} is no data directory of a service: it holds no log.db")
+        self.log = ReadOnlyLog(self.path)
+        try:
+            self.args = self._read_arguments()
+            self.configs = all_configs(self.log)
+            self.end = self.log.last_position()
+        except LogUnavailable as error:
+            self.log.close()
+            raise BadLog(f"{given} cannot be read as a service's log: {error.message}") from None
+        self.reward = reward
+        if window_s is not None and not window_s > 0:
+            raise BadQuestion(f"a reward window of {window_s} s is not possible; it must be above 0")
+        self._window_s = window_s
+        self._reward_of = None if reward is None else _asked_reward(reward, self.configs)
+        self.items = ItemVersions(self.log)
+        self.models = ModelFiles(self.path)
+        self._counts: Counter[str] = Counter()
+        self._examples: list[str] = []
+        self._position = 0
+        self._most_slots: int | None = None
+
+    def _read_arguments(self) -> ModelArgs:
+        bases = self.log.read_kinds(["base"])
+        if len(bases) != 1:
+            raise BadLog(f"the log in {self.path} has {len(bases)} bases; a log of this release begins with one")
+        base: records.Base = records.read_stored(bases[0].payload, records.Base, what="the first record")
+        return ModelArgs.parse(base.arguments)
+
+    def close(self) -> None:
+        """Close the log's connections; it can be read again."""
+        self.log.close()
+
+    # ------------------------------------------------------------ what a log tells
+
+    @property
+    def reward_range(self) -> tuple[float, float] | None:
+        """The widest configured range of a slot's reward, times the most slots that a decision of the log has.
+
+        None with an asked formula, which nothing bounds.
+        """
+        if self._reward_of is not None or not self.configs:
+            return None
+        ranges = [live.document.reward_range for live in self.configs.values()]
+        slots = self._slots()
+        return slots * min(0.0, *(low for low, _ in ranges)), slots * max(0.0, *(high for _, high in ranges))
+
+    def _slots(self) -> int:
+        if self._most_slots is None:
+            rows = self.log.query(
+                "SELECT coalesce(max(json_array_length(payload, '$.slots')), 1) FROM log"
+                " WHERE kind = 'decision' AND pos <= ?",
+                (self.end,),
+            )
+            self._most_slots = int(rows[0][0])
+        return self._most_slots
+
+    def problems(self) -> Problems:
+        """Decisions that were left out in the last full reading."""
+        return Problems(dict(self._counts), tuple(self._examples))
+
+    def size(self) -> int:
+        """Records."""
+        return self.end
+
+    def done(self) -> int:
+        """Of these, how many the current reading has passed."""
+        return self._position
+
+    def published(self) -> list[PublishedModel]:
+        """Models that the log says were published, newest first, whether or not their files are kept."""
+        return [one for one in newest_models(self.log, limit=1 << 31) if one.published_pos <= self.end]
+
+    # ------------------------------------------------------------ reading
+
+    def batches(self, needs: Needs) -> Iterator[Batch]:
+        """Events in the order in which their windows ended; see the module.
+
+        :raises BadLog: the log is damaged, or cannot be read now
+        :raises BadQuestion: a field that no decision has; a formula that does not fit the feedback
+        """
+        self._counts, self._examples, self._position = Counter(), [], 0
+        try:
+            if any(name not in service_fields.OWN for name in needs.fields):
+                service_fields.check(needs.fields, self._sample())
+            group: list[tuple[Joined, _Verdicts]] = []
+            for whole in self._joined():
+                group.append(whole)
+                if len(group) >= A_BATCH:
+                    yield from self._batches_of(group, needs)
+                    group = []
+            if group:
+                yield from self._batches_of(group, needs)
+        except LogUnavailable as error:
+            raise BadLog(error.message) from None
+
+    def _joined(self) -> Iterator[tuple[Joined, _Verdicts]]:
+        """Every decision whose time is over, and what became of its slots."""
+        configs: dict[int, LiveConfig] = {}
+        kept = _Payloads(self.log)
+        closed: list[Joined] = []
+        fold = Fold(configs, kept.at, reward_of=self._reward_of, on_close=closed.append)
+        verdicts: dict[int, _Verdicts] = {}
+        while self._position < self.end:
+            rows = self.log.read(self._position, min(READ_AT_ONCE, self.end - self._position))
+            rows = [row for row in rows if row.pos <= self.end]
+            if not rows:
+                break
+            for row in rows:
+                if row.kind == "config":
+                    live = read_config(row.payload)
+                    configs[live.version] = self._asked_window(live)
+                elif row.kind == "decision":
+                    kept.keep(row.pos, row.payload)
+                for lesson in _folded(fold, row):
+                    verdicts.setdefault(lesson.decision_pos, {})[lesson.slot] = (lesson.status, lesson.reward)
+                for one in closed:
+                    kept.drop(one.pos)
+                    yield one, verdicts.pop(one.pos, {})
+                closed.clear()
+            self._position = rows[-1].pos
+        yield from self._settled(fold.open_decisions(), verdicts)
+
+    def _settled(self, waiting: list[Joined], verdicts: dict[int, _Verdicts]) -> Iterator[tuple[Joined, _Verdicts]]:
+        """Open decisions that are wholly reported, up to the first that is not.
+
+        All those of the log's end, wherever they stand, would be a choice by what viewers did: who leaves early is
+        not reported in full.
+        """
+        for place, one in enumerate(waiting):
+            found = verdicts.get(one.pos, {})
+            header = msgspec.json.decode(self.log.payload_at(one.pos), type=_Slots)
+            if one.altered or len(found) < len(header.slots):
+                self._leave_out(STILL_OPEN, waiting[place], n=len(waiting) - place)
+                return
+            yield one, found
+
+    def _asked_window(self, live: LiveConfig) -> LiveConfig:
+        if self._window_s is None:
+            return live
+        return replace(live, document=msgspec.structs.replace(live.document, reward_window_s=self._window_s))
+
+    def _sample(self) -> list[Decision]:
+        """Some of the oldest and newest decisions."""
+        rows = []
+        for order in ("ASC", "DESC"):
+            rows += self.log.query(
+                f"SELECT CAST(payload AS BLOB) FROM log WHERE kind = 'decision' AND pos <= ? ORDER BY pos {order}"
+                " LIMIT 200",
+                (self.end,),
+            )
+        return [records.read_stored(bytes(row[0]), Decision, what="a decision") for row in rows]
+
+    # ------------------------------------------------------------ events
+
+    def _batches_of(self, group: Sequence[tuple[Joined, _Verdicts]], needs: Needs) -> Iterator[Batch]:
+        found = decisions_at(self.log, [joined.pos for joined, _ in group])
+        entries: list[Entry] = []
+        n_listed = 0
+        listed = needs.candidates or needs.texts
+        for joined, verdicts in group:
+            if not joined.activated or joined.altered:
+                self._leave_out(ALTERED if joined.altered else NOT_SHOWN, joined)
+                continue
+            if any(status == "undefined_reward" for status, _ in verdicts.values()):
+                self._leave_out(UNDEFINED, joined)
+                continue
+            row = found[joined.pos]
+            decision: Decision = records.read_stored(row.payload, Decision, what=f"the decision at {joined.pos}")
+            for slot in decision.slots:
+                if not 0.0 < slot.propensity <= 1.0 + 1e-9:
+                    raise BadLog(
+                        f"the decision at position {joined.pos} has a propensity of {slot.propensity}; "
+                        "nothing can be estimated without the probability that was drawn with"
+                    )
+            versions = np.frombuffer(row.candidates, "<u4")
+            listing = len(versions) * len(decision.slots) if listed else 0
+            if entries and n_listed + listing > MOST_LISTED:
+                yield self._batch(entries, needs)
+                entries, n_listed = [], 0
+            n_listed += listing
+            rewards = {slot: reward for slot, (status, reward) in verdicts.items() if status == "learned"}
+            entries.append(Entry(joined.pos, row.ts, joined.event_id, decision, versions, rewards))  # type: ignore[arg-type]
+        if entries:
+            yield self._batch(entries, needs)
+
+    def _batch(self, entries: Sequence[Entry], needs: Needs) -> Batch:
+        feeds, chosen, n_candidates = gather(entries, self.configs, self.items)
+        decisions = [one.decision for one in entries]
+        slots = [slot for decision in decisions for slot in decision.slots]
+        reward, seen = np.zeros(len(slots)), np.zeros(len(slots), np.uint8)
+        for begin, entry in zip(feeds.starts.tolist(), entries, strict=False):
+            for slot, earned in entry.rewards.items():
+                reward[begin + slot] = earned
+                seen[begin + slot] = 1
+        policies = [policy_of(self.configs[one.config], one) for one in decisions]
+        sizes = [len(one.versions) for one in entries]
+        candidates = texts = None
+        if needs.candidates or needs.texts:
+            candidates, places = candidates_of(feeds)
+            if needs.texts:
+                every = np.array([*self.items.texts(feeds.versions.tolist()), None], object)[:-1]
+                texts = Texts([bytes(one.shared) for one in decisions], every[places].tolist())
+        return Batch(
+            starts=feeds.starts,
+            item=np.array([item_key(slot.id) for slot in slots], np.uint64),
+            chosen=chosen,
+            propensity=np.minimum([slot.propensity for slot in slots], 1.0),
+            reward=reward,
+            n_candidates=n_candidates,
+            viewer=np.array(
+                [hash_key(one.event_id if one.decision.user is None else one.decision.user) for one in entries],
+                np.uint64,
+            ),
+            time=np.array([one.ts for one in entries]),
+            place=np.array([one.pos for one in entries]),
+            seen=seen,
+            fields={name: service_fields.column(name, decisions, policies, sizes) for name in needs.fields},
+            columns={"least_propensity": feeds.least, "floor": feeds.floor},
+            candidates=candidates,
+            texts=texts,
+            source=feeds,
+        )
+
+    def _leave_out(self, reason: str, joined: Joined, n: int = 1) -> None:
+        self._counts[reason] += n
+        if len(self._examples) < MOST_EXAMPLES:
+            self._examples.append(f"position {joined.pos}, event {joined.event_id}: {reason}")
+
+
+_Verdicts = dict[int, tuple[str, float | None]]
+
+
+class _Slots(msgspec.Struct):
+    """Of a decision, only how many slots it has."""
+
+    slots: list[msgspec.Raw]
+
+
+class _Payloads:
+    """Payloads of decisions whose windows are open; when there are too many the oldest are read again."""
+
+    def __init__(self, log: ReadOnlyLog) -> None:
+        self._log = log
+        self._kept: dict[int, bytes] = {}
+        self._size = 0
+
+    def keep(self, position: int, payload: bytes) -> None:
+        self._kept[position] = payload
+        self._size += len(payload)
+        while self._size > KEPT_BYTES:
+            self.drop(next(iter(self._kept)))
+
+    def drop(self, position: int) -> None:
+        self._size -= len(self._kept.pop(position, b""))
+
+    def at(self, position: int) -> bytes:
+        payload = self._kept.get(position)
+        return self._log.payload_at(position) if payload is None else payload
+
+
+def _folded(fold: Fold, row: LogRow) -> Sequence[Any]:
+    try:
+        return fold.apply(Record(*row))
+    except (msgspec.DecodeError, KeyError, IndexError) as error:
+        raise BadLog(
+            f"the log is damaged: the {row.kind} at position {row.pos} cannot be read, or one that it is about "
+            f"({error}); mend it, or restore a copy"
+        ) from None
+
+
+def _asked_reward(text: str, configs: Mapping[int, LiveConfig]) -> RewardOf:
+    """The reward that a formula asks for.
+
+    :raises BadQuestion: it is no formula, or names a signal that no config of the log lists
+    """
+    try:
+        formula = Formula(text)
+    except InvalidFormula as error:
+        raise BadQuestion(f"reward: {error.message}") from None
+    signals = {name for live in configs.values() for name in live.document.signals}
+    unknown = sorted(formula.names - signals - {EXPLICIT})
+    if unknown:
+        raise BadQuestion(
+            f"reward: the formula uses {', '.join(unknown)}, which no config of this log lists; there are "
+            f"{', '.join(sorted(signals))}, and {EXPLICIT} for what the client sent as the reward itself"
+        )
+
+    def reward_of(sent: Mapping[str, float], explicit: float | None, config: LiveConfig) -> float | None:
+        if explicit is None:
+            return formula(sent)
+        if EXPLICIT not in formula.names and not sent:
+            raise BadQuestion(
+                "reward: a slot has a reward that the client sent itself, and no signals: the formula cannot say what "
+                f"it would have been. Add it by its name, as in '{text} + {EXPLICIT}', or with the factor 0 to count "
+                "such slots as if nothing had been sent"
+            )
+        return formula({EXPLICIT: explicit, **sent})
+
+    return reward_of

@@ -1,0 +1,228 @@
+"""Decisions of a service's log in arrays: what was eligible, what was drawn, how likely anything was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from bandit.config import EpsilonGreedy, LiveConfig, Uniform
+from bandit.ranker import CALLER_ORDER
+from bandit.records import Decision
+from bandit.slate import ELIGIBLE, INELIGIBLE
+from replay.errors import BadLog
+from replay.events import F64, I64, U8, Candidates, event_of_slot, slot_numbers
+from replay.readers.service_items import I32, U32, ItemVersions
+
+
+class Entry(NamedTuple):
+    """One decision that is to be evaluated, as it was read.
+
+    :ivar rewards: by slot, of those that were seen
+    """
+
+    pos: int
+    ts: float
+    event_id: str
+    decision: Decision
+    versions: U32
+    rewards: Mapping[int, float]
+
+
+@dataclass(slots=True)
+class Feeds:
+    """What only policies over feeds understand of a batch: everything that another ranking would need."""
+
+    entries: Sequence[Entry]
+    configs: Mapping[int, LiveConfig]
+    """Config versions of the log, as they were."""
+    items: ItemVersions
+    starts: I64
+    """Shape (n + 1,): where each decision's slots begin."""
+    of: I64
+    """Shape (n + 1,): where each decision's candidates begin."""
+    versions: U32
+    """Shape (N,): item versions of all candidates, in the caller's order."""
+    state: U8
+    """Shape (N,): ELIGIBLE or INELIGIBLE. What a deadline left unscored could have been shown: it is eligible."""
+    at: I32
+    """Shape (S,): what was shown, as a place among all of its decision's candidates."""
+    floor: F64
+    """Shape (S,): share of the draw that was uniform over all eligible."""
+    least: F64
+    """Shape (S,): no candidate of the slot had a smaller probability of being logged; 0 if nothing bounds it."""
+
+
+class Placed(NamedTuple):
+    """What :func:`gather` makes of some decisions."""
+
+    feeds: Feeds
+    chosen: I64
+    """Shape (S,): place among what was eligible and not placed above."""
+    n_candidates: I64
+    """Shape (S,): how many these were."""
+
+
+def gather(entries: Sequence[Entry], configs: Mapping[int, LiveConfig], items: ItemVersions) -> Placed:
+    """Some decisions in arrays.
+
+    :raises BadLog: a decision shows what it says was no candidate, or not eligible
+    """
+    starts = _offsets([len(one.decision.slots) for one in entries])
+    of = _offsets([len(one.versions) for one in entries])
+    versions = np.concatenate([one.versions for one in entries])
+    state = np.full(len(versions), ELIGIBLE, np.uint8)
+    for entry, begin, end in zip(entries, of[:-1].tolist(), of[1:].tolist(), strict=True):
+        for places in entry.decision.ineligible.values():
+            state[begin:end][places] = INELIGIBLE
+    shown = np.array([slot.version for one in entries for slot in one.decision.slots], np.uint32)
+    at, chosen, n_left, bad = _place(starts, of, versions, state, shown)
+    if bad >= 0:
+        wrong = entries[int(np.searchsorted(starts, bad, "right")) - 1]
+        raise BadLog(
+            f"the log is damaged: the decision at position {wrong.pos} (event {wrong.event_id!r}) shows at slot "
+            f"{bad - starts[np.searchsorted(starts, bad, 'right') - 1]} what was not among its candidates"
+        )
+    floor = np.array([phi for one in entries for phi in floors_of(configs[one.decision.config], one.decision)])
+    feeds = Feeds(entries, configs, items, starts, of, versions, state, at, floor, np.empty(0))
+    feeds.least = _least(feeds, n_left)
+    return Placed(feeds, chosen, n_left)
+
+
+def candidates_of(feeds: Feeds) -> tuple[Candidates, I64]:
+    """What could have been shown at each slot, and shape (C,): where each of these stands in ``feeds.versions``."""
+    starts, places = _remaining(feeds.starts, feeds.of, feeds.state, feeds.at)
+    return Candidates(starts, feeds.items.keys(feeds.versions)[places]), places
+
+
+def policy_of(config: LiveConfig, decision: Decision) -> str:
+    """Name of what drew a decision, as the reply said it."""
+    return "caller_order" if decision.fallback is not None else str(config.document.explorer.__struct_config__.tag)
+
+
+def floors_of(config: LiveConfig, decision: Decision) -> Sequence[float]:
+    """phi of each slot that the decision has."""
+    return _floors(config, decision.n_slots)[: len(decision.slots)]
+
+
+@lru_cache(maxsize=1024)
+def _floors_by(key: tuple[float, ...] | float, n_slots: int) -> tuple[float, ...]:
+    given = key if isinstance(key, tuple) else (key,)
+    return tuple(given[min(slot, len(given) - 1)] for slot in range(n_slots))
+
+
+def _floors(config: LiveConfig, n_slots: int) -> tuple[float, ...]:
+    floor = config.document.floor
+    return _floors_by(tuple(floor) if isinstance(floor, list) else floor, n_slots)
+
+
+def _least(feeds: Feeds, n_left: I64) -> F64:
+    """What the draw's two parts give to even the least likely candidate.
+
+    The explorer's part counts where it surely reached every candidate with a known share: epsilon-greedy
+    and uniform ones, if all were scored and the shortlist cut nothing off.
+    """
+    n = len(feeds.entries)
+    share, reach = np.zeros(n), np.zeros(n)
+    for i, entry in enumerate(feeds.entries):
+        decision, document = entry.decision, feeds.configs[entry.decision.config].document
+        if decision.fallback is not None:
+            share[i], reach[i] = CALLER_ORDER.a, np.inf
+        elif decision.scored == len(entry.versions):
+            explorer = document.explorer
+            share[i] = explorer.epsilon if isinstance(explorer, EpsilonGreedy) else float(isinstance(explorer, Uniform))
+            reach[i] = document.shortlist or np.inf
+    event = event_of_slot(feeds.starts)
+    sure = np.where(n_left <= reach[event], share[event], 0.0)
+    least = (feeds.floor + (1.0 - feeds.floor) * sure) / n_left
+    return np.asarray(np.where(n_left == 1, 1.0, least))
+
+
+def weight_bound(feeds: Feeds, most: F64) -> float:
+    """The largest product of a decision's weights, if at each slot the target gives nothing more than ``most``.
+
+    :param most: shape (S,)
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        logs = np.log(most) - np.log(feeds.least)
+        return float(np.exp(np.add.reduceat(np.maximum(logs, 0.0), feeds.starts[:-1]).max()))
+
+
+def first_unsupported(feeds: Feeds, differs: NDArray[np.bool_]) -> tuple[Entry, int, int] | None:
+    """The first slot where a target differs and something may never have been shown.
+
+    :param differs: shape (S,)
+    :returns: the decision, its slot, and how many such slots there are; None if there are none
+    """
+    bad = differs & (feeds.least <= 0.0)
+    if not bad.any():
+        return None
+    first = int(np.argmax(bad))
+    event = int(event_of_slot(feeds.starts)[first])
+    return feeds.entries[event], int(slot_numbers(feeds.starts)[first]), int(bad.sum())
+
+
+def _offsets(sizes: Sequence[int]) -> I64:
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    return offsets
+
+
+@njit(cache=True, nogil=True)
+def _place(starts, of, versions, state, shown):  # type: ignore[no-untyped-def]
+    n_slots = len(shown)
+    at = np.zeros(n_slots, np.int32)
+    chosen = np.zeros(n_slots, np.int64)
+    n_left = np.zeros(n_slots, np.int64)
+    for i in range(len(starts) - 1):
+        begin, end = of[i], of[i + 1]
+        # How many eligible ones stand before each place.
+        before = np.zeros(end - begin + 1, np.int32)
+        for c in range(end - begin):
+            before[c + 1] = before[c] + (state[begin + c] == 0)
+        for s in range(starts[i], starts[i + 1]):
+            found = -1
+            for c in range(begin, end):
+                if versions[c] == shown[s]:
+                    found = c - begin
+                    break
+            if found < 0 or state[begin + found] != 0:
+                return at, chosen, n_left, s
+            place = before[found]
+            for above in range(starts[i], s):
+                if at[above] == found:
+                    return at, chosen, n_left, s
+                place -= at[above] < found
+            at[s] = found
+            chosen[s] = place
+            n_left[s] = before[end - begin] - (s - starts[i])
+    return at, chosen, n_left, -1
+
+
+@njit(cache=True, nogil=True)
+def _remaining(starts, of, state, at):  # type: ignore[no-untyped-def]
+    total = 0
+    out_starts = np.zeros(starts[-1] + 1, np.int64)
+    for i in range(len(starts) - 1):
+        eligible = 0
+        for c in range(of[i], of[i + 1]):
+            eligible += state[c] == 0
+        for s in range(starts[i], starts[i + 1]):
+            total += eligible - (s - starts[i])
+            out_starts[s + 1] = total
+    places = np.empty(total, np.int64)
+    to = 0
+    for i in range(len(starts) - 1):
+        free = state[of[i] : of[i + 1]] == 0
+        for s in range(starts[i], starts[i + 1]):
+            for c in range(len(free)):
+                if free[c]:
+                    places[to] = of[i] + c
+                    to += 1
+            free[at[s]] = False
+    return out_starts, places
