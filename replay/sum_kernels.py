@@ -107,17 +107,18 @@ def _fill(kind, g, r, q, dm, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def add_single(buckets, viewer, w, r, q, dm, kinds, shapes, lams):  # type: ignore[no-untyped-def]
+def add_single(buckets, viewer, stands_for, w, r, q, dm, kinds, shapes, lams):  # type: ignore[no-untyped-def]
     """Events of one slot each.
 
     :param buckets: shape (2^b, p), added to
     :param viewer: shape (n,), uint64
+    :param stands_for: shape (n,): how many events each is counted as; or (0,), if one
     :param w, r: shape (n,): weight and reward
     :param q, dm: shape (n,): prediction for what was shown, and its mean under the target; or shape (0,)
     :param kinds, shapes, lams: shape (p,): the terms
     """
     n, p = len(w), len(kinds)
-    modelled = len(q) > 0
+    modelled, weighted = len(q) > 0, len(stands_for) > 0
     mask = np.uint64(len(buckets) - 1)
     values = np.empty((p, _BLOCK))
     g = np.empty(_BLOCK)
@@ -134,16 +135,35 @@ def add_single(buckets, viewer, w, r, q, dm, kinds, shapes, lams):  # type: igno
             _fill(kinds[j], g, r_, q_, dm_, values[j])
         for i in range(m):
             row = buckets[_bucket(viewer[begin + i], mask)]
-            for j in range(p):
-                row[j] += values[j, i]
+            if weighted:
+                for j in range(p):
+                    row[j] += values[j, i] * stands_for[begin + i]
+            else:
+                for j in range(p):
+                    row[j] += values[j, i]
 
 
 @njit(cache=True, nogil=True)
 def add_slates(  # type: ignore[no-untyped-def]
-    buckets, viewer, starts, w, r, q, dm, marginal, pseudo, event_kinds, slot_kinds, pair_weight, pair_reward
+    buckets,
+    viewer,
+    stands_for,
+    starts,
+    w,
+    r,
+    q,
+    dm,
+    marginal,
+    pseudo,
+    event_kinds,
+    slot_kinds,
+    full,
+    pair_weight,
+    pair_reward,
 ):
     """Events of any number of slots.
 
+    :param stands_for: shape (n,) or (0,)
     :param starts: shape (n + 1,)
     :param w, r: shape (S,): weight of each slot given those above, and reward
     :param q, dm: shape (S,) or (0,)
@@ -151,16 +171,18 @@ def add_slates(  # type: ignore[no-untyped-def]
     :param pseudo: shape (n,) or (0,): pseudo-inverse weights; without them the formula for factored policies
     :param event_kinds: indices into ``SLATE_KINDS``
     :param slot_kinds: indices into ``SLOT_KINDS``
+    :param full: shape (n,), written: w_{1:L}
     :param pair_weight, pair_reward: shape (n,), written: see `WeightTable`
     :returns: how many events no pair can tell
     """
     n, p, per_slot = len(viewer), len(event_kinds), len(slot_kinds)
-    modelled, marginals, brought = len(q) > 0, len(marginal) > 0, len(pseudo) > 0
+    modelled, marginals, brought, weighted = len(q) > 0, len(marginal) > 0, len(pseudo) > 0, len(stands_for) > 0
     mask = np.uint64(len(buckets) - 1)
     event, slot = np.zeros(_N_SLATE), np.zeros(_N_SLOT)
     untold = 0
     for i in range(n):
         row = buckets[_bucket(viewer[i], mask)]
+        times = stands_for[i] if weighted else 1.0
         first, last = starts[i], starts[i + 1]
         prefix, y, x, dm0, wq, iips, sum_m = 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         at = p
@@ -179,20 +201,20 @@ def add_slates(  # type: ignore[no-untyped-def]
                 sum_m += marginal[s]
                 iips += marginal[s] * r[s]
             for j in range(per_slot):
-                row[at + j] += slot[slot_kinds[j]]
+                row[at + j] += times * slot[slot_kinds[j]]
             at += per_slot
         piw = pseudo[i] if brought else sum_m - (last - first) + 1.0
         event[0], event[1], event[2], event[3] = 1.0, y, y * y, 1.0 if y != 0.0 else 0.0
         event[4], event[5], event[6], event[7], event[8] = prefix, prefix * prefix, x, x * x, prefix * y
         event[9], event[10], event[11], event[12], event[13] = dm0, wq, iips, piw, piw * y
         for j in range(p):
-            row[j] += event[event_kinds[j]]
+            row[j] += times * event[event_kinds[j]]
         if y != 0.0:
             pair_weight[i] = x / y
         else:
             pair_weight[i] = prefix
             untold += x != 0.0
-        pair_reward[i] = y
+        full[i], pair_reward[i] = prefix, y
     return untold
 
 
@@ -200,6 +222,8 @@ def add_slates(  # type: ignore[no-untyped-def]
 def keep_largest(heap, size, weight):  # type: ignore[no-untyped-def]
     """Let the largest of ``weight`` into ``heap``, a binary heap whose first element is the least; returns its size."""
     capacity = len(heap)
+    if capacity == 0:
+        return 0
     for i in range(len(weight)):
         w = weight[i]
         if size < capacity:

@@ -8,13 +8,13 @@ between them are right all the same, with one degree of freedom for each bucket.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.columns import NOTHING, Columns, checked
 from replay.errors import BadQuestion
 from replay.events import F64, I64, U64, Batch
 from replay.expectations import dense_expectations
@@ -24,12 +24,11 @@ from replay.weight_table import WeightTable
 
 BUCKETS: Final = 8192
 SLICE_BUCKETS: Final = 1024
-"""For slices and stretches of time: a third of a digit less in the standard error, an eighth of the memory."""
+"""For slices and stretches of time: their standard errors are themselves known to 2 %, in an eighth of the memory."""
 TOP_K: Final = 4096
-"""How many of the largest weights are kept: enough for a tail fit on 1e6 events by the usual 3 sqrt(n)."""
+"""How many of the largest weights are kept: a tail fit takes the largest 3 sqrt(n), so enough for 1.8e6 events."""
 
 _AT_ONCE: Final = 65_536
-_NOTHING: Final = np.empty(0)
 
 
 class _Program(NamedTuple):
@@ -69,6 +68,7 @@ class Sums:
         self.names: tuple[str, ...] = terms.names(n_slots)
         """The terms, in column order; ``names[0] == "one"``."""
         self.n = 0
+        """How many events were added."""
         self.buckets: F64 = np.zeros((n_buckets, len(self.names)))
         """Shape (n_buckets, p): sums of terms over the events of each bucket of viewers."""
         self.tabled = table
@@ -101,39 +101,27 @@ class Sums:
         dm: F64 | None = None,
         marginal_weight: F64 | None = None,
         pseudo_weight: F64 | None = None,
+        stands_for: F64 | None = None,
         weight_bound: float = np.inf,
         rows: I64 | None = None,
     ) -> None:
         """Add a batch.
 
         :param weight: shape (S,), target over logged probability of what each slot shows, given the slots above
-        :param q_chosen, dm: shape (S,), see `expectations`; needed by the terms of doubly robust estimators
+        :param q_chosen, dm: shape (S,), see `replay.expectations`; needed by the terms of doubly robust estimators
         :param marginal_weight: shape (S,), where the log has marginal propensities
         :param pseudo_weight: shape (n,), exact pseudo-inverse weights, if the caller has them
+        :param stands_for: shape (n,), how many events each stands for where the log is a sample whose rate changed:
+            1 / (1 - pdrop); means are then weighted, and nothing is counted in ``weights``
         :param weight_bound: no event's weight in this batch could have been larger
         :param rows: only these events, ascending; all if None
         :raises BadQuestion: something that the terms need is missing, misshapen or not finite
         """
-        if rows is None:
-            self.add_columns(
-                reward=batch.reward, weight=weight, viewer=batch.viewer, starts=batch.starts, q_chosen=q_chosen,
-                dm=dm, marginal_weight=marginal_weight, pseudo_weight=pseudo_weight, weight_bound=weight_bound,
-            )  # fmt: skip
-            return
-        starts, slots = batch.starts, rows
-        if not batch.single:
-            lengths = (starts[1:] - starts[:-1])[rows]
-            starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-            slots = np.repeat(batch.starts[rows] - starts[:-1], lengths) + np.arange(starts[-1])
-        some: dict[str, F64 | None] = {
-            name: None if column is None else column[slots]
-            for name, column in {"q_chosen": q_chosen, "dm": dm, "marginal_weight": marginal_weight}.items()
-        }
-        self.add_columns(
-            reward=batch.reward[slots], weight=weight[slots], viewer=batch.viewer[rows],
-            starts=None if batch.single else starts, **some,
-            pseudo_weight=None if pseudo_weight is None else pseudo_weight[rows], weight_bound=weight_bound,
-        )  # fmt: skip
+        starts = None if batch.single else batch.starts
+        columns = Columns(
+            batch.reward, weight, batch.viewer, starts, q_chosen, dm, marginal_weight, pseudo_weight, stands_for
+        )
+        self._add(columns if rows is None else columns.of(rows), weight_bound)
 
     def add_columns(
         self,
@@ -146,57 +134,14 @@ class Sums:
         dm: F64 | None = None,
         marginal_weight: F64 | None = None,
         pseudo_weight: F64 | None = None,
+        stands_for: F64 | None = None,
         weight_bound: float = np.inf,
     ) -> None:
         """:meth:`add` for columns that are in no batch; ``starts`` None means one slot in each event."""
-        n, n_slots = len(viewer), len(reward)
-        if n == 0:
-            return
-        columns = {
-            "weight": weight,
-            "reward": reward,
-            "q_chosen": q_chosen,
-            "dm": dm,
-            "marginal_weight": marginal_weight,
-        }
-        self._check(columns, n_slots)
-        if pseudo_weight is not None:
-            self._check({"pseudo_weight": pseudo_weight}, n)
-        if self.terms.needs_q and (q_chosen is None or dm is None):
-            raise BadQuestion("an estimator that was asked for needs a reward model, and there are no predictions")
-        if self.terms.needs_marginals and marginal_weight is None:
-            raise BadQuestion(
-                "iips needs the probability of each placement whatever stands above it (marginal), for the logging "
-                "and the target policy; this log has them given the slots above: use rips or cascade_dr"
-            )
-        if self.terms.needs_pseudo_inverse and marginal_weight is None and pseudo_weight is None:
-            raise BadQuestion("pi needs pseudo-inverse weights, or marginal propensities of a factored logging policy")
-        self.__dict__.pop("total", None)
-        q_, dm_, m_ = (_NOTHING if c is None else c for c in (q_chosen, dm, marginal_weight))
-        pseudo = _NOTHING if pseudo_weight is None else pseudo_weight
-        if self.terms.slates:
-            starts = np.arange(n + 1) if starts is None else starts
-            event_weight, event_reward = self._add_slates(viewer, starts, weight, reward, q_, dm_, m_, pseudo)
-        else:
-            if n != n_slots:
-                raise BadQuestion(f"{n_slots} slots in {n} events: this needs the terms of slates")
-            kinds, shapes, lams, _ = self._program
-            if not self.terms.needs_q:
-                q_ = dm_ = _NOTHING
-            for i in range(0, n, _AT_ONCE):
-                part = slice(i, i + _AT_ONCE)
-                add_single(
-                    self.buckets, viewer[part], weight[part], reward[part], q_[part], dm_[part], kinds, shapes, lams
-                )
-                if self.tabled:
-                    self.weights.add(weight[part], reward[part])
-                self._heap_size = keep_largest(self._heap, self._heap_size, weight[part])
-            event_weight, event_reward = weight, reward
-        self.n += n
-        self.largest_weight = max(self.largest_weight, float(event_weight.max()))
-        self.weight_bound = max(self.weight_bound, weight_bound)
-        self.lowest_reward = min(self.lowest_reward, float(event_reward.min()))
-        self.highest_reward = max(self.highest_reward, float(event_reward.max()))
+        self._add(
+            Columns(reward, weight, viewer, starts, q_chosen, dm, marginal_weight, pseudo_weight, stands_for),
+            weight_bound,
+        )
 
     def add_dense(
         self,
@@ -216,6 +161,7 @@ class Sums:
         :param pmf: shape (n, A) or (1, A), float32 or float64: the target's probabilities
         :param q: the same of a reward model's predictions
         :param viewer: shape (n,); None if each event is a viewer of its own
+        :raises BadQuestion: as :meth:`add`
         """
         n = len(reward)
         keys = np.arange(self.n, self.n + n, dtype=np.uint64) if viewer is None else viewer
@@ -225,38 +171,61 @@ class Sums:
             some_q = q if q is None or len(q) == 1 else q[part]
             p_chosen, q_chosen, dm = dense_expectations(some_pmf, some_q, action[part])
             self.add_columns(
-                reward=reward[part], weight=p_chosen / propensity[part], viewer=keys[part], weight_bound=weight_bound,
-                q_chosen=None if q is None else q_chosen, dm=None if q is None else dm,
+                reward=reward[part], weight=p_chosen / propensity[part], viewer=keys[part],
+                q_chosen=None if q is None else q_chosen, dm=None if q is None else dm, weight_bound=weight_bound,
             )  # fmt: skip
 
-    def _add_slates(
-        self, viewer: U64, starts: I64, weight: F64, reward: F64, q: F64, dm: F64, marginal: F64, pseudo: F64
-    ) -> tuple[F64, F64]:
-        self._widen(int((starts[1:] - starts[:-1]).max()))
-        pair_weight, pair_reward = np.empty(len(viewer)), np.empty(len(viewer))
-        untold = add_slates(
-            self.buckets, viewer, starts, weight, reward, q, dm, marginal, pseudo,
-            self._program.kinds, self._program.slots, pair_weight, pair_reward,
-        )  # fmt: skip
-        if self.tabled:
-            self.weights.add(pair_weight, pair_reward)
-            self.weights.faithful = self.weights.faithful and not untold
-        full = np.multiply.reduceat(weight, starts[:-1])
-        self._heap_size = keep_largest(self._heap, self._heap_size, full)
-        return full, pair_reward
+    def _add(self, columns: Columns, weight_bound: float) -> None:
+        given = checked(columns, self.terms)
+        if len(given.viewer) == 0:
+            return
+        self.__dict__.pop("total", None)
+        if given.starts is not None:
+            weight, reward = self._add_slates(given, given.starts)
+        else:
+            weight, reward = self._add_single(given)
+        self._heap_size = keep_largest(self._heap, self._heap_size, weight)
+        self.n += len(given.viewer)
+        self.largest_weight = max(self.largest_weight, float(weight.max()))
+        self.weight_bound = max(self.weight_bound, weight_bound)
+        self.lowest_reward = min(self.lowest_reward, float(reward.min()))
+        self.highest_reward = max(self.highest_reward, float(reward.max()))
 
-    def _check(self, columns: Mapping[str, F64 | None], n: int) -> None:
-        for name, column in columns.items():
-            if column is None:
-                continue
-            if column.shape != (n,):
-                raise BadQuestion(f"{name} has shape {column.shape}, expected ({n},)")
-            if not np.isfinite(column.sum()) and not np.isfinite(column).all():
-                at = int(np.flatnonzero(~np.isfinite(column))[0])
-                raise BadQuestion(f"{name} {column[at]} at row {at + 1} is not a finite number")
-            if name in ("weight", "marginal_weight") and column.min() < 0:
-                at = int(column.argmin())
-                raise BadQuestion(f"{name} {column[at]} at row {at + 1} is negative")
+    def _add_single(self, given: Columns) -> tuple[F64, F64]:
+        """Returns the weight and reward of each event."""
+        kinds, shapes, lams, _ = self._program
+        q, dm, times = (
+            NOTHING if column is None else column for column in (given.q_chosen, given.dm, given.stands_for)
+        )
+        for i in range(0, len(given.viewer), _AT_ONCE):
+            part = slice(i, i + _AT_ONCE)
+            weight, reward = given.weight[part], given.reward[part]
+            add_single(
+                self.buckets, given.viewer[part], times[part], weight, reward, q[part], dm[part], kinds, shapes, lams
+            )
+            self._count(weight, reward, counted_once=given.stands_for is None)
+        return given.weight, given.reward
+
+    def _add_slates(self, given: Columns, starts: I64) -> tuple[F64, F64]:
+        """Returns the weight w_{1:L} and reward of each event."""
+        self._widen(int((starts[1:] - starts[:-1]).max()))
+        n = len(given.viewer)
+        full, pair_weight, reward = np.empty(n), np.empty(n), np.empty(n)
+        times, q, dm, marginal, pseudo = (
+            NOTHING if column is None else column
+            for column in (given.stands_for, given.q_chosen, given.dm, given.marginal_weight, given.pseudo_weight)
+        )
+        untold = add_slates(
+            self.buckets, given.viewer, times, starts, given.weight, given.reward, q, dm, marginal, pseudo,
+            self._program.kinds, self._program.slots, full, pair_weight, reward,
+        )  # fmt: skip
+        self._count(pair_weight, reward, counted_once=given.stands_for is None and not untold)
+        return full, reward
+
+    def _count(self, weight: F64, reward: F64, *, counted_once: bool) -> None:
+        if self.tabled and counted_once:
+            self.weights.add(weight, reward)
+        self.weights.faithful = self.weights.faithful and counted_once
 
     def _widen(self, n_slots: int) -> None:
         """Make room for longer slates; the columns of the slots that are there stay where they are."""
@@ -268,7 +237,7 @@ class Sums:
         wide[:, : self.buckets.shape[1]] = self.buckets
         self.buckets = wide
 
-    # -- merging -------------------------------------------------------------------------------
+    # -- merging and splitting -----------------------------------------------------------------
 
     def merge(self, other: Sums) -> Sums:
         """Both together, as if one pass had seen all; neither is changed.
@@ -278,29 +247,48 @@ class Sums:
         if self.terms != other.terms:
             mine, theirs = set(self.terms.names(1)), set(other.terms.names(1))
             raise BadQuestion(
-                "sums of different terms do not merge: "
-                f"only in one of them: {', '.join(sorted(mine ^ theirs)) or 'slates'}; ask both for the same estimators"
+                "sums of different terms do not merge; only in one of them: "
+                f"{', '.join(sorted(mine ^ theirs)) or 'slates'}; ask both for the same estimators"
             )
         if len(self.buckets) != len(other.buckets):
             raise BadQuestion(f"sums in {len(self.buckets)} and {len(other.buckets)} buckets do not merge")
         if self.tabled != other.tabled:
             raise BadQuestion("sums with and without a table of weights do not merge")
-        both = Sums(
-            self.terms, reward_range=self.reward_range, n_buckets=len(self.buckets), table=False,
-            top=max(len(self._heap), len(other._heap)), n_slots=max(self.n_slots, other.n_slots),
-        )  # fmt: skip
-        both.n = self.n + other.n
-        both.buckets[:, : self.buckets.shape[1]] = self.buckets
-        both.buckets[:, : other.buckets.shape[1]] += other.buckets
-        both.tabled = self.tabled
+        both = self._like(top=max(len(self._heap), len(other._heap)))
         both.weights = self.weights.merge(other.weights)
-        both.largest_weight = max(self.largest_weight, other.largest_weight)
-        both.weight_bound = max(self.weight_bound, other.weight_bound)
-        both.lowest_reward = min(self.lowest_reward, other.lowest_reward)
-        both.highest_reward = max(self.highest_reward, other.highest_reward)
+        both._widen(max(self.n_slots, other.n_slots))
+        both.n = self.n + other.n
         for part in (self, other):
+            both.buckets[:, : part.buckets.shape[1]] += part.buckets
+            both._take_extremes(part)
             both._heap_size = keep_largest(both._heap, both._heap_size, part.largest)
         return both
+
+    def split(self, parts: int, part: int) -> Sums:
+        """Viewers of one part in ``parts``: a test on one part and an answer from the others share no viewer.
+
+        Weights are not counted apart, so the result has no table and no largest weights.
+
+        :param parts: a power of two
+        """
+        assert parts & (parts - 1) == 0, parts
+        assert 0 <= part < parts <= len(self.buckets), (part, parts)
+        some = self._like(top=0)
+        some.tabled = some.weights.faithful = False
+        some._widen(self.n_slots)
+        some.buckets[part::parts] = self.buckets[part::parts]
+        some._take_extremes(self)
+        some.n = round(self.n * float(some.buckets[:, 0].sum() / self.buckets[:, 0].sum())) if self.n else 0
+        return some
+
+    def _like(self, *, top: int) -> Sums:
+        return Sums(self.terms, reward_range=self.reward_range, n_buckets=len(self.buckets), table=self.tabled, top=top)
+
+    def _take_extremes(self, part: Sums) -> None:
+        self.largest_weight = max(self.largest_weight, part.largest_weight)
+        self.weight_bound = max(self.weight_bound, part.weight_bound)
+        self.lowest_reward = min(self.lowest_reward, part.lowest_reward)
+        self.highest_reward = max(self.highest_reward, part.highest_reward)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -311,9 +299,9 @@ class Sums:
         return total
 
     @property
-    def largest(self) -> F64:
-        """The largest weights seen, at most ``top`` of them, in no order."""
-        return self._heap[: self._heap_size].copy()
+    def size(self) -> float:
+        """How many events the means are over: :attr:`n`, save where events stand for several."""
+        return float(self.total[0])
 
     @property
     def means(self) -> F64:
@@ -323,8 +311,18 @@ class Sums:
         """
         if self.n == 0:
             raise BadQuestion("there are no events to take a mean of")
-        means: F64 = self.total / self.n
+        means: F64 = self.total / self.total[0]
         return means
+
+    @property
+    def largest(self) -> F64:
+        """The largest weights seen, at most ``top`` of them, in no order."""
+        return self._heap[: self._heap_size].copy()
+
+    @property
+    def used_buckets(self) -> int:
+        """How many buckets have events: at most the number of viewers."""
+        return int(np.count_nonzero(self.buckets[:, 0]))
 
     def index(self, name: str) -> int:
         """
@@ -352,8 +350,3 @@ class Sums:
         along: F64 = used @ gradient
         psi: F64 = along - used[:, 0] * (self.means @ gradient)
         return psi
-
-    @property
-    def used_buckets(self) -> int:
-        """How many buckets have events: at most the number of viewers."""
-        return int(np.count_nonzero(self.buckets[:, 0]))

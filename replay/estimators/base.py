@@ -105,7 +105,7 @@ def standard_error(sums: Sums, gradient: F64) -> float:
     """
     psi = sums.influence(gradient)
     buckets = len(psi)
-    return inf if buckets < 2 else sqrt(buckets / (buckets - 1) * float(psi @ psi)) / sums.n
+    return inf if buckets < 2 else sqrt(buckets / (buckets - 1) * float(psi @ psi)) / sums.size
 
 
 def difference_gradient(estimator: Estimator, sums: Sums) -> F64:
