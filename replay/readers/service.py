@@ -8,7 +8,7 @@ windows end, and those that end at the same record in the order of their positio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +18,11 @@ import numpy as np
 
 from bandit import records
 from bandit.config import LiveConfig
-from bandit.errors import InvalidFormula, LogUnavailable
-from bandit.fold import Fold, Joined, Record, RewardOf
+from bandit.errors import LogUnavailable
+from bandit.fold import Fold, Joined, Record
 from bandit.lessons import READ_AT_ONCE
 from bandit.model_args import ModelArgs
 from bandit.records import Decision
-from bandit.reward import Formula
 from bandit.store.configs import all_configs, read_config
 from bandit.store.events import decisions_at
 from bandit.store.log import LogRow
@@ -34,6 +33,7 @@ from replay.events import Batch, Needs, Problems, Texts, hash_key, item_key
 from replay.readers import service_fields
 from replay.readers.service_feeds import Entry, candidates_of, gather, policy_of
 from replay.readers.service_items import ItemVersions
+from replay.readers.service_reward import asked_reward
 
 A_BATCH: Final = 512
 # Of a batch that lists candidates: so many, at most (one decision may have more).
@@ -46,9 +46,6 @@ STILL_OPEN: Final = "window still open at the end of the log"
 NOT_SHOWN: Final = "never shown: it was to be activated, and was not"
 ALTERED: Final = "another list was shown than the ranking's beginning"
 UNDEFINED: Final = "the reward formula has no value for a slot that was seen"
-
-#: In an asked formula, the reward that the client itself sent (unless a signal has this name).
-EXPLICIT: Final = "reward"
 
 
 class ServiceLog:
@@ -89,7 +86,7 @@ class ServiceLog:
         if window_s is not None and not window_s > 0:
             raise BadQuestion(f"a reward window of {window_s} s is not possible; it must be above 0")
         self._window_s = window_s
-        self._reward_of = None if reward is None else _asked_reward(reward, self.configs)
+        self._reward_of = None if reward is None else asked_reward(reward, self.configs)
         self.items = ItemVersions(self.log)
         self.models = ModelFiles(self.path)
         self._counts: Counter[str] = Counter()
@@ -344,34 +341,3 @@ def _folded(fold: Fold, row: LogRow) -> Sequence[Any]:
             f"the log is damaged: the {row.kind} at position {row.pos} cannot be read, or one that it is about "
             f"({error}); mend it, or restore a copy"
         ) from None
-
-
-def _asked_reward(text: str, configs: Mapping[int, LiveConfig]) -> RewardOf:
-    """The reward that a formula asks for.
-
-    :raises BadQuestion: it is no formula, or names a signal that no config of the log lists
-    """
-    try:
-        formula = Formula(text)
-    except InvalidFormula as error:
-        raise BadQuestion(f"reward: {error.message}") from None
-    signals = {name for live in configs.values() for name in live.document.signals}
-    unknown = sorted(formula.names - signals - {EXPLICIT})
-    if unknown:
-        raise BadQuestion(
-            f"reward: the formula uses {', '.join(unknown)}, which no config of this log lists; there are "
-            f"{', '.join(sorted(signals))}, and {EXPLICIT} for what the client sent as the reward itself"
-        )
-
-    def reward_of(sent: Mapping[str, float], explicit: float | None, config: LiveConfig) -> float | None:
-        if explicit is None:
-            return formula(sent)
-        if EXPLICIT not in formula.names and not sent:
-            raise BadQuestion(
-                "reward: a slot has a reward that the client sent itself, and no signals: the formula cannot say what "
-                f"it would have been. Add it by its name, as in '{text} + {EXPLICIT}', or with the factor 0 to count "
-                "such slots as if nothing had been sent"
-            )
-        return formula({EXPLICIT: explicit, **sent})
-
-    return reward_of

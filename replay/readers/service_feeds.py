@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from bandit.config import EpsilonGreedy, LiveConfig, Uniform
+from bandit.features import HashedFeatures
 from bandit.ranker import CALLER_ORDER
 from bandit.records import Decision
 from bandit.slate import ELIGIBLE, INELIGIBLE
 from replay.errors import BadLog
-from replay.events import F64, I64, U8, Candidates, event_of_slot, slot_numbers
+from replay.events import F64, I64, U8, Candidates, event_of_slot
 from replay.readers.service_items import I32, U32, ItemVersions
 
 
@@ -56,6 +56,8 @@ class Feeds:
     """Shape (S,): share of the draw that was uniform over all eligible."""
     least: F64
     """Shape (S,): no candidate of the slot had a smaller probability of being logged; 0 if nothing bounds it."""
+    hashed: dict[int, HashedFeatures] = field(default_factory=dict)
+    """Of decisions by their place, what all candidates share, once a policy has asked for it."""
 
 
 class Placed(NamedTuple):
@@ -141,30 +143,6 @@ def _least(feeds: Feeds, n_left: I64) -> F64:
     sure = np.where(n_left <= reach[event], share[event], 0.0)
     least = (feeds.floor + (1.0 - feeds.floor) * sure) / n_left
     return np.asarray(np.where(n_left == 1, 1.0, least))
-
-
-def weight_bound(feeds: Feeds, most: F64) -> float:
-    """The largest product of a decision's weights, if at each slot the target gives nothing more than ``most``.
-
-    :param most: shape (S,)
-    """
-    with np.errstate(divide="ignore", over="ignore"):
-        logs = np.log(most) - np.log(feeds.least)
-        return float(np.exp(np.add.reduceat(np.maximum(logs, 0.0), feeds.starts[:-1]).max()))
-
-
-def first_unsupported(feeds: Feeds, differs: NDArray[np.bool_]) -> tuple[Entry, int, int] | None:
-    """The first slot where a target differs and something may never have been shown.
-
-    :param differs: shape (S,)
-    :returns: the decision, its slot, and how many such slots there are; None if there are none
-    """
-    bad = differs & (feeds.least <= 0.0)
-    if not bad.any():
-        return None
-    first = int(np.argmax(bad))
-    event = int(event_of_slot(feeds.starts)[first])
-    return feeds.entries[event], int(slot_numbers(feeds.starts)[first]), int(bad.sum())
 
 
 def _offsets(sizes: Sequence[int]) -> I64:

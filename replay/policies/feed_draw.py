@@ -1,0 +1,75 @@
+"""How a policy draws one logged decision: serving's own code, asked for probabilities."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.explore import Explorer
+from bandit.slate import ELIGIBLE, slate_propensity, slot_probabilities
+from replay.events import F64, U8
+from replay.readers.service_feeds import Feeds
+from replay.readers.service_items import I32
+
+
+class Draw(NamedTuple):
+    """Everything that settles how likely any list is for one decision.
+
+    :ivar scores: shape (n,), by candidate in the caller's order
+    :ivar state: shape (n,), what is eligible
+    :ivar at: shape (slots,): what was shown, as places among the candidates
+    :ivar floor: shape (slots,)
+    """
+
+    scores: NDArray[np.float32]
+    state: U8
+    at: I32
+    explorer: Explorer
+    shortlist: int
+    floor: F64
+
+    @classmethod
+    def of(
+        cls, feeds: Feeds, i: int, scores: NDArray[np.float32], explorer: Explorer, shortlist: int, floor: F64
+    ) -> Self:
+        """Of the decision at place ``i``.
+
+        :param floor: shape (S,), of all slots of the batch
+        """
+        slots = slice(feeds.starts[i], feeds.starts[i + 1])
+        return cls(
+            scores, feeds.state[feeds.of[i] : feeds.of[i + 1]], feeds.at[slots], explorer, shortlist, floor[slots]
+        )
+
+    def propensity(self) -> F64:
+        """Shape (slots,): how likely what was shown is at each slot, given the slots above."""
+        return slate_propensity(
+            self.scores, self.state, self.at, explorer=self.explorer, shortlist=self.shortlist, floor=self.floor
+        )
+
+    def pmf(self, slot: int) -> F64:
+        """Shape (n,): how likely every candidate is at a slot, given what was shown above it."""
+        return slot_probabilities(
+            self.scores,
+            self.state,
+            self.at[:slot],
+            slot=slot,
+            explorer=self.explorer,
+            shortlist=self.shortlist,
+            floor=self.floor,
+        )
+
+    def fill(self, out: F64) -> None:
+        """The probabilities of all that was left at each slot, slot after slot.
+
+        :param out: shape (candidates of all slots,), written
+        """
+        left = self.state == ELIGIBLE
+        to = 0
+        for slot, placed in enumerate(self.at.tolist()):
+            p = self.pmf(slot)[left]
+            out[to : to + len(p)] = p
+            to += len(p)
+            left[placed] = False

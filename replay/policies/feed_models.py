@@ -1,0 +1,240 @@
+"""Models that policies over feeds score with: files, versions of the log, and whatever served at each decision."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.errors import CorruptModel, UnsupportedArgument
+from bandit.features import hash_resolved
+from bandit.learner import Learner
+from bandit.lessons import READ_AT_ONCE, Course
+from bandit.model_args import ModelArgs
+from bandit.scorer import read_state, score, weights_from_model
+from bandit.store.log import LogRow
+from bandit.store.models import PublishedModel, digest_of
+from replay.errors import BadPolicy
+from replay.readers.service import ServiceLog
+from replay.readers.service_feeds import Feeds
+
+#: Weights of the last models that served, kept for decisions that come a little out of order.
+KEPT_BYTES: Final = 64 << 20
+_NEWEST: Final = "newest"
+
+# What VW writes into every model of this kind, with the number of values that follow.
+_OF_COURSE: Final = {
+    "--cb_adf": 0, "--cb_explore_adf": 0, "--csoaa_ldf": 1, "--csoaa_rank": 0, "--epsilon": 1, "--first_only": 0,
+}  # fmt: skip
+
+
+class Model(NamedTuple):
+    """A model ready to score.
+
+    :ivar weights: shape (2 ** args.bits,)
+    :ivar n_learned: outcomes that it has learned from
+    """
+
+    weights: NDArray[np.float32]
+    args: ModelArgs
+    n_learned: int
+
+
+def scores_of(model: Model, feeds: Feeds, i: int) -> NDArray[np.float32]:
+    """Scores of all candidates of a decision, in the caller's order, by the kernel that serves.
+
+    :raises BadLog: the log lacks an item version
+    """
+    numbers = feeds.versions[feeds.of[i] : feeds.of[i + 1]]
+    view, rows = feeds.items.rows(numbers)
+    shared = feeds.hashed.get(i)
+    if shared is None:
+        # Several policies ask for the same.
+        shared = feeds.hashed[i] = hash_resolved(bytes(feeds.entries[i].decision.shared))
+    scores = np.empty(len(numbers), np.float32)
+    score(view, rows, shared, model.weights, model.args, scores)
+    return scores
+
+
+def find_model(text: str, log: ServiceLog) -> Model:
+    """The model that a spec names: a file, a published version (or how it begins), or ``newest``.
+
+    :raises BadPolicy: there is none, its file is not kept any more, or the kernel cannot score with it
+    """
+    if Path(text).is_file():
+        return read_model(Path(text))
+    published = log.published()
+    kept = [one for one in published if (log.models.folder / f"{one.digest}.vw").is_file()]
+    if text == _NEWEST:
+        found = kept[:1]
+    else:
+        # A model that learned nothing new is published again under the same version.
+        found = list({one.digest: one for one in kept if one.digest.startswith(text)}.values())
+    if len(found) == 1:
+        return _of_log(found[0], log)
+    names = list(dict.fromkeys(one.digest for one in kept))
+    there = f"kept are {', '.join(names[:20])}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    if len(found) > 1:
+        why = f"{len(found)} versions begin with {text!r}"
+    elif text != _NEWEST and any(one.digest.startswith(text) for one in published):
+        why = f"the file of model {text!r} is not kept any more"
+    else:
+        why = f"{text!r} is neither a file nor a model version of this log"
+    raise BadPolicy(f"{why}; {there if names else 'no model file is kept'}", kept=names)
+
+
+def read_model(path: Path) -> Model:
+    """A model that VW saved.
+
+    :raises BadPolicy: no model, or one that the kernel would not score as VW does
+    """
+    try:
+        model = path.read_bytes()
+        state = read_state(model)
+        args = _arguments(state.options, state.bits)
+        return Model(weights_from_model(model, args), args, state.n_learned)
+    except (CorruptModel, UnsupportedArgument) as error:
+        raise BadPolicy(f"{path}: {error.message}") from None
+    except OSError as error:
+        raise BadPolicy(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _arguments(options: str, bits: int) -> ModelArgs:
+    """:raises UnsupportedArgument: names what the kernel does not cover"""
+    words = options.replace("=", " ").split()
+    rest: list[str] = []
+    hashed = "strings"
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word in _OF_COURSE:
+            at += 1 + _OF_COURSE[word]
+            continue
+        value = words[at + 1] if at + 1 < len(words) else ""
+        if word == "--cb_type":
+            if value != "mtr":
+                raise UnsupportedArgument(f"it learned with --cb_type {value}; feeds are scored by models of type mtr")
+        elif word == "--hash":
+            hashed = value
+        elif word == "--hash_seed" and value == "0":
+            pass
+        else:
+            rest.append(word)
+            at += 1
+            continue
+        at += 2
+    if "--cb_adf" not in words and "--cb_explore_adf" not in words:
+        raise UnsupportedArgument(f"it learned with {options!r}, and not with --cb_adf or --cb_explore_adf")
+    if hashed != "all":
+        raise UnsupportedArgument(f"it learned with --hash {hashed}; the features of a feed are hashed with --hash all")
+    return ModelArgs.parse(f"-b {bits} {' '.join(rest)}")
+
+
+def _of_log(published: PublishedModel, log: ServiceLog) -> Model:
+    try:
+        model = log.models.read(published.digest)
+        return Model(weights_from_model(model, log.args), log.args, published.learned)
+    except CorruptModel as error:
+        raise BadPolicy(error.message) from None
+
+
+class History:
+    """The models that served, one after the other as decisions ask for them.
+
+    A service keeps the files of its newest models only. The others are built again from the log, by the trainer's
+    own fold, and checked against the digest that was published.
+
+    :param log: as opened; its base begins the fold
+    """
+
+    def __init__(self, log: ServiceLog) -> None:
+        self._log = log
+        self._published: dict[str, PublishedModel] = {}
+        for one in log.published():
+            # Of several that are the same the first was at hand first.
+            self._published[one.digest] = one
+        most = KEPT_BYTES // (4 << log.args.bits)
+        self._most = max(2, int(most))
+        self._kept: OrderedDict[str, Model] = OrderedDict()
+        self._fold: _Again | None = None
+
+    def in_order(self, digests: Sequence[str | None]) -> list[int]:
+        """Places of these, so that models come in the order in which they were made."""
+        return sorted(range(len(digests)), key=lambda i: self._position(digests[i]))
+
+    def _position(self, digest: str | None) -> int:
+        published = self._published.get(digest or "")
+        return 0 if published is None else published.position
+
+    def model(self, digest: str) -> Model:
+        """The model that was published under this digest.
+
+        :raises BadPolicy: the log does not give it
+        """
+        found = self._kept.pop(digest, None)
+        if found is None:
+            found = self._load(digest)
+        self._kept[digest] = found
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return found
+
+    def _load(self, digest: str) -> Model:
+        published = self._published.get(digest)
+        if published is None:
+            raise BadPolicy(f"a decision names the model {digest}, which the log does not say was published")
+        if (self._log.models.folder / f"{digest}.vw").is_file():
+            return _of_log(published, self._log)
+        if self._fold is None or self._fold.position > published.position:
+            self.close()
+            self._fold = _Again(self._log)
+        model = self._fold.model_at(published.position)
+        if digest_of(model) != digest:
+            raise BadPolicy(
+                f"model {digest} is not kept any more, and the log gives another one here: models are the same byte "
+                "for byte with the same VW on the same kind of processor; `replay rebuild` tells more"
+            )
+        return Model(weights_from_model(model, self._log.args), self._log.args, published.learned)
+
+    def close(self) -> None:
+        """Give the learner's memory back, if there was one."""
+        if self._fold is not None:
+            self._fold.close()
+            self._fold = None
+
+
+class _Again:
+    """The log, learned once more from its base."""
+
+    def __init__(self, log: ServiceLog) -> None:
+        self._log = log.log
+        self._scratch = tempfile.TemporaryDirectory(prefix="replay-")
+        self._learner = Learner(log.args, scratch=Path(self._scratch.name))
+        self._course = Course(self._log, self._learner)
+
+    @property
+    def position(self) -> int:
+        return self._course.position
+
+    def model_at(self, position: int) -> bytes:
+        """What was saved once the record at a position, not before the last one asked for, was folded."""
+        for row in self._rows(position):
+            self._course.take(row)
+        return self._learner.save()
+
+    def _rows(self, position: int) -> Iterator[LogRow]:
+        while self._course.position < position:
+            rows = self._log.read(self._course.position, min(READ_AT_ONCE, position - self._course.position))
+            rows = [row for row in rows if row.pos <= position]
+            if not rows:
+                return
+            yield from rows
+
+    def close(self) -> None:
+        self._learner.close()
+        self._scratch.cleanup()

@@ -1,0 +1,100 @@
+"""What the service's log can say of a target: how large its weights can be, and where it cannot answer at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.errors import BanditError
+from bandit.ranker import CALLER_ORDER
+from replay.errors import BadPolicy
+from replay.events import F64, Batch, event_of_slot
+from replay.policies.feed_draw import Draw
+from replay.policies.feed_models import History, scores_of
+from replay.readers.service_feeds import Feeds
+
+#: For so many decisions the uncovered share is worked out.
+LOOKED_AT: Final = 20
+
+
+def weight_bound(batch: Batch, most: F64) -> float:
+    """The largest weight that any feed could have had in these decisions: the product over their slots.
+
+    :param most: shape (S,): the target gives no candidate of the slot more
+    """
+    feeds: Feeds = batch.source
+    with np.errstate(divide="ignore", over="ignore"):
+        of_slot = np.maximum(np.log(most) - np.log(feeds.least), 0.0)
+        return float(np.exp(np.add.reduceat(of_slot, feeds.starts[:-1]).max()))
+
+
+def refuse_unsupported(batch: Batch, propensity: F64, draw_of: Callable[[Feeds, int], Draw], history: History) -> None:
+    """Refuse a target that differs where the logging policy gave some eligible candidate no chance.
+
+    :param propensity: shape (S,), of the target
+    :param draw_of: how the target draws a decision
+    :raises BadPolicy: with the share of its choice that goes to what could not be shown there as
+        ``detail["uncovered"]``; None where that cannot be told
+    """
+    feeds: Feeds = batch.source
+    bad = (propensity != batch.propensity) & (feeds.least <= 0.0)
+    if not bad.any():
+        return
+    event = event_of_slot(feeds.starts)
+    first = int(np.argmax(bad))
+    entry, slot = feeds.entries[event[first]], first - int(feeds.starts[event[first]])
+    uncovered = _uncovered(feeds, bad, np.unique(event[bad])[:LOOKED_AT].tolist(), draw_of, history)
+    share = "how much cannot be told" if uncovered is None else f"about {uncovered:.1%} of its choice"
+    raise BadPolicy(
+        f"config {entry.decision.config} drew slot {slot} with floor {feeds.floor[first]:g}: some candidates had no "
+        f"chance to be shown there, and the target would show some of those ({share}; {bad.sum()} slots of "
+        f"{len(feeds.entries)} decisions, the first at position {entry.pos}). Such a log does not answer; log with a "
+        "floor above 0",
+        uncovered=uncovered,
+        position=entry.pos,
+        slot=slot,
+        config=entry.decision.config,
+    )
+
+
+def _uncovered(
+    feeds: Feeds,
+    bad: NDArray[np.bool_],
+    events: Sequence[int],
+    draw_of: Callable[[Feeds, int], Draw],
+    history: History,
+) -> float | None:
+    """Mean share of the target, at slots that are not supported, that goes to what could not be shown there."""
+    shares = []
+    try:
+        for i in events:
+            target, logged = draw_of(feeds, i), logged_draw(feeds, i, history)
+            for slot in np.flatnonzero(bad[feeds.starts[i] : feeds.starts[i + 1]]).tolist():
+                shares.append(float(target.pmf(slot)[logged.pmf(slot) <= 0.0].sum()))
+    except BanditError:
+        return None
+    return float(np.mean(shares))
+
+
+def logged_draw(feeds: Feeds, i: int, history: History) -> Draw:
+    """How a decision was drawn when it was logged.
+
+    :raises BadPolicy: its model cannot be had, or a deadline cut the scoring short
+    """
+    entry = feeds.entries[i]
+    decision, document = entry.decision, feeds.configs[entry.decision.config].document
+    if decision.model is None:
+        return Draw.of(feeds, i, caller_scores(feeds, i), CALLER_ORDER, 0, feeds.floor)
+    if decision.scored < len(entry.versions):
+        raise BadPolicy("a deadline cut the scoring short")
+    scores = scores_of(history.model(decision.model), feeds, i)
+    explorer = document.explorer.explorer(decision.n_learned)
+    return Draw.of(feeds, i, scores, explorer, document.shortlist or 0, feeds.floor)
+
+
+def caller_scores(feeds: Feeds, i: int) -> NDArray[np.float32]:
+    """Scores that stand for the caller's own order."""
+    return -np.arange(feeds.of[i + 1] - feeds.of[i], dtype=np.float32)
