@@ -281,8 +281,8 @@ class Sums:
         some.n = round(self.n * float(some.buckets[:, 0].sum() / self.buckets[:, 0].sum())) if self.n else 0
         return some
 
-    def _like(self, *, top: int) -> Sums:
-        return Sums(self.terms, reward_range=self.reward_range, n_buckets=len(self.buckets), table=self.tabled, top=top)
+    def _like(self, *, table: bool, top: int) -> Sums:
+        return Sums(self.terms, reward_range=self.reward_range, n_buckets=len(self.buckets), table=table, top=top)
 
     def _take_extremes(self, part: Sums) -> None:
         self.largest_weight = max(self.largest_weight, part.largest_weight)
