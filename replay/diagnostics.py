@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import erfc, floor, isfinite, log10, sqrt
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
 from replay.results import Check
+from replay.sums import Sums
 from replay.weight_measures import (
     difference_with_error,
     effective_events,
@@ -26,9 +27,6 @@ from replay.weight_measures import (
     sum_of,
     weight_summary,
 )
-
-if TYPE_CHECKING:
-    from replay.sums import Sums
 
 __all__ = ["check_mean_weight_by", "checks", "holm", "refusal", "weight_summary"]
 
@@ -140,7 +138,10 @@ def _more(sums: Sums, size: float) -> str:
     """How to get to :data:`WARN_ESS`: by more events, or by a floor under the propensities."""
     n, needed = sums.n, events_for_ess(sums.n, size)
     lowest = WARN_ESS / n
-    advice = f"Had all that the target wants been logged with propensity {_number(lowest)} or more, this many events would do."
+    advice = (
+        f"Had all that the target wants been logged with propensity {_number(lowest)} or more, "
+        "this many events would do."
+    )
     if lowest > 0.1:
         advice = f"Log with a floor under the propensities, and {WARN_ESS:.0f} / floor events: those are enough."
     if needed is not None:
@@ -226,9 +227,11 @@ def check_mean_weight(sums: Sums, *, uncovered: float = 0.0) -> list[Check]:
     chance = min(1.0, len(by_slot) * erfc(abs(z) / sqrt(2)))
     level: Level = "warning" if chance < erfc(WARN_Z / sqrt(2)) else "ok"
     sentence = f"Down to slot {slot} the weights average {_with_error(mean, error)}, where 1 is expected."
-    return [Check("mean weight", level, z, WARN_Z, sentence, _WRONG_MEAN if level != "ok" else "", f"slot {slot}")]
+    advice = "" if level == "ok" else _WRONG_MEAN if z > 0 else _MISSING_WEIGHTS + _WRONG_MEAN
+    return [Check("mean weight", level, z, WARN_Z, sentence, advice, f"slot {slot}")]
 
 
+_MISSING_WEIGHTS: Final = "Rare large weights may be missing from this sample: then the value is too low as well. "
 _WRONG_MEAN: Final = (
     "The logged propensities are not those that were drawn from, or the target was not computed on what was logged. "
     "`python -m replay doctor LOG` finds the day, model or slot."
@@ -252,8 +255,7 @@ def _mean_weight(sums: Sums, expected: float, name: str = "mean weight", where: 
         sentence += f": {abs(z):.0f} standard errors away, beyond chance."
         return Check(name, level, z, REFUSE_Z, sentence, _WRONG_MEAN, where)
     if level == "warning" and z < 0 and proof < REFUSE_EVIDENCE:
-        advice = "Rare large weights may be missing from this sample: then the value is too low as well. "
-        return Check(name, level, z, WARN_Z, sentence + ".", advice + _WRONG_MEAN, where)
+        return Check(name, level, z, WARN_Z, sentence + ".", _MISSING_WEIGHTS + _WRONG_MEAN, where)
     return Check(name, level, z, WARN_Z, sentence + ".", _WRONG_MEAN if level == "warning" else "", where)
 
 

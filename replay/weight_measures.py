@@ -6,15 +6,15 @@ Everything is computed from :class:`replay.sums.Sums`; what to make of it is sai
 from __future__ import annotations
 
 from math import erfc, exp, isfinite, log, log10, sqrt
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
+from replay.estimators import standard_error
 from replay.events import F64
 from replay.results import WeightSummary
-
-if TYPE_CHECKING:
-    from replay.sums import Sums
+from replay.sums import Sums
+from replay.weight_table import Cells
 
 PARETO_K: Final = 0.7
 """Tail shape above which the error shrinks too slowly with n to be of use; see :func:`pareto_threshold` for small n.
@@ -32,6 +32,11 @@ _LOSSES: Final = 2.0 ** -np.arange(1, 21)
 def sum_of(sums: Sums, name: str) -> float:
     """Of a term, over all events."""
     return float(sums.total[sums.index(name)])
+
+
+def counted(sums: Sums) -> Cells | None:
+    """The table of weights; None where it does not hold every event."""
+    return sums.weights.cells if sums.n and sums.weights.n == sums.n else None
 
 
 def kish(total: float, squares: float) -> float:
@@ -52,23 +57,24 @@ def effective_events(sums: Sums) -> float:
     weight of the whole list, which says little of its upper slots, does not enter. 0 where all weights are 0.
     """
     whole = kish(sum_of(sums, "w"), sum_of(sums, "ww"))
-    if not sums.terms.slates:
-        return whole
-    if sums.weights is None:
-        plain, weighted = _worth(sums, "y"), _worth(sums, "rips")
-    else:
-        # Cell by cell, since rewards of both signs must not cancel.
-        cells = sums.weights.cells
-        plain = kish(float(np.abs(cells.sum_reward).sum()), float((cells.sum_reward**2 / cells.counts).sum()))
-        weighted = effective_rewards(sums)
-    return min(float(sums.n), sums.n * weighted / plain) if plain > 0 else whole
+    if sums.terms.slates:
+        cells = counted(sums)
+        if cells is None:
+            plain = _worth(sums, "y")
+        else:
+            # Cell by cell, since rewards of both signs must not cancel.
+            plain = kish(float(np.abs(cells.sum_reward).sum()), float((cells.sum_reward**2 / cells.counts).sum()))
+        if plain > 0:
+            return min(float(sums.n), sums.n * effective_rewards(sums) / plain)
+    # Events may stand for several: what they are worth is counted in events that were read.
+    return min(float(sums.n), whole * sums.n / sums.size) if sums.n else 0.0
 
 
 def effective_rewards(sums: Sums) -> float:
     """How many equal weighted rewards would be as informative; 0 without any."""
-    if sums.weights is None:
+    cells = counted(sums)
+    if cells is None:
         return _worth(sums, "rips" if sums.terms.slates else "wr")
-    cells = sums.weights.cells
     return kish(float(np.abs(cells.sum_product).sum()), float((cells.sum_product**2 / cells.counts).sum()))
 
 
@@ -82,10 +88,10 @@ def _worth(sums: Sums, name: str) -> float:
 
 def largest_share(sums: Sums) -> float:
     """The heaviest event's share of all weight; of slates, of all weighted rewards (an upper bound by cells)."""
-    if not sums.terms.slates or sums.weights is None:
+    cells = counted(sums)
+    if cells is None or not sums.terms.slates:
         total = sum_of(sums, "w")
         return float(sums.largest_weight) / total if total > 0 else 1.0
-    cells = sums.weights.cells
     products = np.abs(cells.sum_product)
     total = float(products.sum())
     return float((products / cells.counts).max()) / total if total > 0 else 0.0
@@ -137,10 +143,13 @@ def mean_weight_evidence(sums: Sums, *, expected: float = 1.0) -> tuple[float, f
     probability at most a. For "less" the bets need the largest weight there can be; 0 where nothing bounds it, since
     rare large weights that were not drawn may be what is missing. Source: Ville 1939; Waudby-Smith and Ramdas, 2024.
     """
-    assert sums.weights is not None
-    cells = sums.weights.cells
-    if not len(cells.counts) or expected <= 0:
+    cells = counted(sums)
+    if expected <= 0 or sums.n == 0:
         return 1.0, 1.0
+    if cells is None:
+        chance = mean_weight_chance(sums, expected=expected)
+        evidence = min(1 / chance, exp(700)) if chance > 0 else exp(700)
+        return (evidence, 1.0) if sums.mean("w") > expected else (1.0, evidence)
     away = cells.sum_weight / cells.counts / expected - 1
     more = _mixture(np.log1p(_LOSSES[:, None] * away) @ cells.counts)
     bound = sums.weight_bound / expected
@@ -158,15 +167,10 @@ def _mixture(logs: F64) -> float:
 
 
 def mean_with_error(sums: Sums, name: str) -> tuple[float, float]:
-    """A term's mean, and its standard error over viewers."""
-    value = sums.mean(name)
+    """A term's mean, and its standard error over viewers; inf if there is but one bucket of them."""
     gradient = np.zeros(len(sums.names))
     gradient[sums.index(name)] = 1.0
-    influence = sums.influence(gradient)
-    m = len(influence)
-    if m < 2 or sums.n == 0:
-        return value, float("inf")
-    return value, sqrt(float((influence**2).sum()) * m / (m - 1)) / sums.n
+    return sums.mean(name), standard_error(sums, gradient)
 
 
 def weight_summary(sums: Sums) -> WeightSummary:
@@ -189,9 +193,9 @@ def weight_summary(sums: Sums) -> WeightSummary:
 
 def histogram(sums: Sums) -> list[tuple[float, float, int]]:
     """(lower edge, upper edge, events), ascending; empty bars within are given, so that gaps show."""
-    if sums.weights is None:
+    cells = counted(sums)
+    if cells is None:
         return []
-    cells = sums.weights.cells
     mean = cells.sum_weight / np.maximum(cells.counts, 1)
     bars: list[tuple[float, float, int]] = []
     zero = int(cells.counts[mean <= 0].sum())
@@ -212,7 +216,7 @@ def histogram(sums: Sums) -> list[tuple[float, float, int]]:
     return bars
 
 
-def mean_weight_chance(sums: Sums) -> float:
+def mean_weight_chance(sums: Sums, *, expected: float = 1.0) -> float:
     """How probable so odd a mean weight is in a sound log, at most; two-sided, without a table of weights.
 
     Above 1 a z-test is on the safe side, as the weights are skewed to the right. Below 1 it is not; what holds there
@@ -220,13 +224,14 @@ def mean_weight_chance(sums: Sums) -> float:
     Maurer, "A bound on the deviation probability for sums of non-negative random variables", 2003.
     """
     mean, error = mean_with_error(sums, "w")
+    away = mean - expected
     if not isfinite(error):
         return 1.0
-    if mean > 1:
-        return erfc((mean - 1) / error / sqrt(2)) if error > 0 else float(mean - 1 < 1e-6)
+    if away > 0:
+        return erfc(away / error / sqrt(2)) if error > 0 else float(away < 1e-6)
     if not isfinite(sums.weight_bound) or sums.weight_bound <= 0:
         return 1.0
-    return min(1.0, 2 * exp(-sums.n * (1 - mean) ** 2 / (2 * sums.weight_bound)))
+    return min(1.0, 2 * exp(-sums.n * away**2 / (2 * sums.weight_bound)))
 
 
 def difference_with_error(sums: Sums, name: str, other: str) -> tuple[float, float]:
@@ -234,8 +239,4 @@ def difference_with_error(sums: Sums, name: str, other: str) -> tuple[float, flo
     gradient = np.zeros(len(sums.names))
     gradient[sums.index(name)] = 1.0
     gradient[sums.index(other)] = -1.0
-    influence = sums.influence(gradient)
-    m = len(influence)
-    if m < 2:
-        return 0.0, float("inf")
-    return sums.mean(name) - sums.mean(other), sqrt(float((influence**2).sum()) * m / (m - 1)) / sums.n
+    return sums.mean(name) - sums.mean(other), standard_error(sums, gradient)
