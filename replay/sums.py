@@ -73,7 +73,7 @@ class Sums:
         """Shape (n_buckets, p): sums of terms over the events of each bucket of viewers."""
         self.tabled = table
         self.weights = WeightTable(reward_range, mean_weight_is_one=not terms.slates)
-        """Counts by weight and reward; empty and not ``faithful`` without ``table``."""
+        """Counts by weight and reward; empty and not ``faithful`` without ``table``. Every event counts once."""
         self.weights.faithful = table
         self.largest_weight = 0.0
         """Seen; of slates, of w_{1:L}."""
@@ -112,7 +112,7 @@ class Sums:
         :param marginal_weight: shape (S,), where the log has marginal propensities
         :param pseudo_weight: shape (n,), exact pseudo-inverse weights, if the caller has them
         :param stands_for: shape (n,), how many events each stands for where the log is a sample whose rate changed:
-            1 / (1 - pdrop); means are then weighted, and nothing is counted in ``weights``
+            1 / (1 - pdrop); means are then weighted, but ``weights`` and ``largest`` count each once
         :param weight_bound: no event's weight in this batch could have been larger
         :param rows: only these events, ascending; all if None
         :raises BadQuestion: something that the terms need is missing, misshapen or not finite
@@ -203,7 +203,7 @@ class Sums:
             add_single(
                 self.buckets, given.viewer[part], times[part], weight, reward, q[part], dm[part], kinds, shapes, lams
             )
-            self._count(weight, reward, counted_once=given.stands_for is None)
+            self._count(weight, reward, faithful=given.stands_for is None)
         return given.weight, given.reward
 
     def _add_slates(self, given: Columns, starts: I64) -> tuple[F64, F64]:
@@ -219,13 +219,13 @@ class Sums:
             self.buckets, given.viewer, times, starts, given.weight, given.reward, q, dm, marginal, pseudo,
             self._program.kinds, self._program.slots, full, pair_weight, reward,
         )  # fmt: skip
-        self._count(pair_weight, reward, counted_once=given.stands_for is None and not untold)
+        self._count(pair_weight, reward, faithful=given.stands_for is None and not untold)
         return full, reward
 
-    def _count(self, weight: F64, reward: F64, *, counted_once: bool) -> None:
-        if self.tabled and counted_once:
+    def _count(self, weight: F64, reward: F64, *, faithful: bool) -> None:
+        if self.tabled:
             self.weights.add(weight, reward)
-        self.weights.faithful = self.weights.faithful and counted_once
+        self.weights.faithful = self.weights.faithful and faithful
 
     def _widen(self, n_slots: int) -> None:
         """Make room for longer slates; the columns of the slots that are there stay where they are."""
@@ -254,7 +254,7 @@ class Sums:
             raise BadQuestion(f"sums in {len(self.buckets)} and {len(other.buckets)} buckets do not merge")
         if self.tabled != other.tabled:
             raise BadQuestion("sums with and without a table of weights do not merge")
-        both = self._like(top=max(len(self._heap), len(other._heap)))
+        both = self._like(table=self.tabled, top=max(len(self._heap), len(other._heap)))
         both.weights = self.weights.merge(other.weights)
         both._widen(max(self.n_slots, other.n_slots))
         both.n = self.n + other.n
@@ -273,8 +273,7 @@ class Sums:
         """
         assert parts & (parts - 1) == 0, parts
         assert 0 <= part < parts <= len(self.buckets), (part, parts)
-        some = self._like(top=0)
-        some.tabled = some.weights.faithful = False
+        some = self._like(table=False, top=0)
         some._widen(self.n_slots)
         some.buckets[part::parts] = self.buckets[part::parts]
         some._take_extremes(self)

@@ -59,7 +59,7 @@ class WeightTable:
         self.mean_weight_is_one = mean_weight_is_one
         self.faithful = True
         """False once an event had reward 0 but weighted reward not 0 (slots of both signs): no pair can say that,
-        and what rests on the table alone must refuse. Also if nothing was counted on purpose."""
+        and what rests on the table alone must refuse. Also where events stand for several: each is counted once."""
         self._keys: I64 = np.full(_FIRST, -1, np.int64)
         self._cells: F64 = np.zeros((_FIRST, _COLUMNS))
         self._used = 0
