@@ -92,7 +92,7 @@ class ServiceLog:
         self._counts: Counter[str] = Counter()
         self._examples: list[str] = []
         self._position = 0
-        self._most_slots: int | None = None
+        self._longest: dict[int, int] | None = None
 
     def _read_arguments(self) -> ModelArgs:
         bases = self.log.read_kinds(["base"])
@@ -109,25 +109,25 @@ class ServiceLog:
 
     @property
     def reward_range(self) -> tuple[float, float] | None:
-        """The widest configured range of a slot's reward, times the most slots that a decision of the log has.
+        """What any feed could have earned: the configured range of a slot, over as many slots as feeds have.
 
-        None with an asked formula, which nothing bounds.
+        Of the configs that decisions were made under. None with an asked formula, which nothing bounds, and for a
+        log without decisions.
         """
-        if self._reward_of is not None or not self.configs:
+        if self._reward_of is not None:
             return None
-        ranges = [live.document.reward_range for live in self.configs.values()]
-        slots = self._slots()
-        return slots * min(0.0, *(low for low, _ in ranges)), slots * max(0.0, *(high for _, high in ranges))
-
-    def _slots(self) -> int:
-        if self._most_slots is None:
+        if self._longest is None:
+            # Reads every decision, so only when asked.
             rows = self.log.query(
-                "SELECT coalesce(max(json_array_length(payload, '$.slots')), 1) FROM log"
-                " WHERE kind = 'decision' AND pos <= ?",
+                "SELECT json_extract(payload, '$.config'), max(json_array_length(payload, '$.slots')) FROM log"
+                " WHERE kind = 'decision' AND pos <= ? GROUP BY 1",
                 (self.end,),
             )
-            self._most_slots = int(rows[0][0])
-        return self._most_slots
+            self._longest = {row[0]: row[1] for row in rows}
+        ranges = [(n, self.configs[config].document.reward_range) for config, n in self._longest.items()]
+        if not ranges:
+            return None
+        return min(n * min(0.0, low) for n, (low, _) in ranges), max(n * max(0.0, high) for n, (_, high) in ranges)
 
     def problems(self) -> Problems:
         """Decisions that were left out in the last full reading."""
