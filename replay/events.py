@@ -31,6 +31,9 @@ class Candidates(NamedTuple):
     """Shape (S + 1,): slot s could have shown candidates ``starts[s]`` up to ``starts[s + 1]``."""
     item: U64
     """Shape (C,): key of each candidate, see :func:`item_key`."""
+    logged: F64 | None = None
+    """Shape (C,): its probability under the logging policy, given the slots above; None where the log has only that of
+    what was shown."""
 
 
 class Texts(NamedTuple):

@@ -36,7 +36,8 @@ def sum_of(sums: Sums, name: str) -> float:
 
 def counted(sums: Sums) -> Cells | None:
     """The table of weights; None where it does not hold every event."""
-    return sums.weights.cells if sums.n and sums.weights.n == sums.n else None
+    table = sums.weights
+    return table.cells if table is not None and sums.n and table.n == sums.n else None
 
 
 def kish(total: float, squares: float) -> float:
