@@ -264,8 +264,8 @@ class Sums:
             both._heap_size = keep_largest(both._heap, both._heap_size, part.largest)
         return both
 
-    def split(self, parts: int, part: int) -> Sums:
-        """Viewers of one part in ``parts``: a test on one part and an answer from the others share no viewer.
+    def split(self, parts: int, part: int, *, rest: bool = False) -> Sums:
+        """One part in ``parts`` of the viewers, or all but it: a test and an answer that share no viewer.
 
         Weights are not counted apart, so the result has no table and no largest weights.
 
@@ -273,11 +273,12 @@ class Sums:
         """
         assert parts & (parts - 1) == 0, parts
         assert 0 <= part < parts <= len(self.buckets), (part, parts)
+        chosen = (np.arange(len(self.buckets)) % parts == part) != rest
         some = self._like(table=False, top=0)
         some._widen(self.n_slots)
-        some.buckets[part::parts] = self.buckets[part::parts]
+        some.buckets[chosen] = self.buckets[chosen]
         some._take_extremes(self)
-        some.n = round(self.n * float(some.buckets[:, 0].sum() / self.buckets[:, 0].sum())) if self.n else 0
+        some.n = round(self.n * some.size / self.size) if self.n else 0
         return some
 
     def _like(self, *, table: bool, top: int) -> Sums:

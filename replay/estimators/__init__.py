@@ -5,9 +5,12 @@ from replay.estimators.base import (
     Means,
     difference,
     difference_gradient,
+    event_variance,
+    squares,
     standard_error,
     terms_for,
 )
+from replay.estimators.ladder import Disagreement, disagreement
 from replay.estimators.parse import allowed, parse_estimator
 from replay.estimators.single import FAMILIES, SINGLE, family
 from replay.estimators.slates import SLATES
@@ -16,13 +19,17 @@ __all__ = [
     "FAMILIES",
     "SINGLE",
     "SLATES",
+    "Disagreement",
     "Estimator",
     "Means",
     "allowed",
     "difference",
     "difference_gradient",
+    "disagreement",
+    "event_variance",
     "family",
     "parse_estimator",
+    "squares",
     "standard_error",
     "terms_for",
 ]

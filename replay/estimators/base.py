@@ -28,6 +28,9 @@ class Means:
         return float(self._means[self._sums.index(name)])
 
 
+Function = Callable[[Means], tuple[float, Partials]]
+
+
 @dataclass(frozen=True)
 class Estimator:
     """One way to say what the target policy would have earned for an event.
@@ -35,16 +38,17 @@ class Estimator:
     :ivar name: with its parameter written out: ``dros(lambda=10)``
     :ivar terms: what it needs in the sums, besides what is always there; of slates also ``slots``
     :ivar source: where it is from
-    :ivar row: of an estimator that is a plain mean over events, terms whose means it is the sum of; else empty
+    :ivar square: of a plain mean over events, the term that is the square of what it is the mean of
     """
 
     name: str
-    function: Callable[[Means], tuple[float, Partials]] = field(repr=False, compare=False)
+    function: Function = field(repr=False, compare=False)
     terms: tuple[Term, ...] = ()
     slots: tuple[str, ...] = ()
     slates: bool = False
     family: str = ""
     lam: float = inf
+    square: Term | None = None
     source: str = field(default="", repr=False)
 
     @property
@@ -96,6 +100,22 @@ def terms_for(estimators: Iterable[Estimator], *, extra: Iterable[Term] = (), sl
     terms = [*extra, *(term for each in chosen for term in each.terms)]
     slots = [kind for each in chosen for kind in each.slots]
     return term_set(terms, slots=slots, slates=kinds == {True})
+
+
+def event_variance(estimator: Estimator, sums: Sums) -> float | None:
+    """Variance of one event's contribution, as if events were independent; None if it is no plain mean.
+
+    The sums need the terms ``estimator.square``: ``terms_for(estimators, extra=squares(estimators))``. Standard errors
+    come from :func:`standard_error` instead, which knows of viewers.
+    """
+    if estimator.square is None:
+        return None
+    return max(0.0, sums.mean(estimator.square.name) - estimator.value(sums) ** 2)
+
+
+def squares(estimators: Iterable[Estimator]) -> list[Term]:
+    """Terms for :func:`event_variance`."""
+    return [each.square for each in estimators if each.square is not None]
 
 
 def standard_error(sums: Sums, gradient: F64) -> float:

@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from replay.errors import BadQuestion
-from replay.estimators.base import Estimator, Means, Partials
+from replay.estimators.base import Estimator, Function, Means, Partials
 from replay.terms import Term, number
 
 _LEAST_SPREAD: Final = 1e-12
@@ -91,11 +91,11 @@ def _beta_dr(m: Means) -> tuple[float, Partials]:
 _DUDIK: Final = "Dudik, Langford, Li 2011: Doubly robust policy evaluation and learning"
 _SWAMINATHAN: Final = "Swaminathan, Joachims 2015: The self-normalized estimator for counterfactual learning"
 
-IPS: Final = Estimator("ips", _ips, source="Horvitz, Thompson 1952")
+IPS: Final = Estimator("ips", _ips, square=Term("wwrr"), source="Horvitz, Thompson 1952")
 SNIPS: Final = Estimator("snips", _snips, source=_SWAMINATHAN)
 BETA_IPS: Final = Estimator("beta_ips", _beta_ips, source="control variate w - 1; Owen 2013, Monte Carlo, ch. 8 and 9")
-DM: Final = Estimator("dm", _dm, (Term("dm"),), source=_DUDIK)
-DR: Final = Estimator("dr", _dr, (Term("dm"), Term("we")), source=_DUDIK)
+DM: Final = Estimator("dm", _dm, (Term("dm"),), square=Term("dmdm"), source=_DUDIK)
+DR: Final = Estimator("dr", _dr, (Term("dm"), Term("we")), square=Term("zz"), source=_DUDIK)
 SNDR: Final = Estimator("sndr", _sndr, (Term("dm"), Term("we")), source=_DUDIK + "; " + _SWAMINATHAN)
 BETA_DR: Final = Estimator(
     "beta_dr", _beta_dr, (Term("dm"), Term("we"), Term("wwe"), Term("wdm")), source="dr with the control variate w - 1"
@@ -109,9 +109,7 @@ def _shaped_ips(shape: str) -> Callable[[str, float], Estimator]:
         def function(m: Means) -> tuple[float, Partials]:
             return m[term.name], {term.name: 1.0}
 
-        return Estimator(
-            f"{family}(lambda={number(lam)})", function, (term,), family=family, lam=lam, source=_SOURCES[family]
-        )
+        return _member(family, lam, function, (term,), Term("wwrr", shape, lam))
 
     return make
 
@@ -123,12 +121,14 @@ def _shaped_dr(shape: str) -> Callable[[str, float], Estimator]:
         def function(m: Means) -> tuple[float, Partials]:
             return m["dm"] + m[term.name], {"dm": 1.0, term.name: 1.0}
 
-        return Estimator(
-            f"{family}(lambda={number(lam)})", function, (Term("dm"), term), family=family, lam=lam,
-            source=_SOURCES[family],
-        )  # fmt: skip
+        return _member(family, lam, function, (Term("dm"), term), Term("zz", shape, lam))
 
     return make
+
+
+def _member(family: str, lam: float, function: Function, terms: tuple[Term, ...], square: Term) -> Estimator:
+    name = f"{family}(lambda={number(lam)})"
+    return Estimator(name, function, terms, family=family, lam=lam, square=square, source=_SOURCES[family])
 
 
 _SOURCES: Final = {

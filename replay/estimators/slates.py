@@ -91,7 +91,7 @@ SNSIPS: Final = Estimator(
     source="E[w_{1:L} y] / E[w_{1:L}]",
 )  # fmt: skip
 RIPS: Final = Estimator(
-    "rips", _mean_of("rips"), slates=True,
+    "rips", _mean_of("rips"), slates=True, square=Term("rips2"),
     source="E[sum_k w_{1:k} r_k]; what a slot earns depends on it and the slots above. " + _RIPS,
 )  # fmt: skip
 SNRIPS: Final = Estimator("snrips", _by_slot("w", "snrips"), slates=True, source="rips, self-normalised. " + _RIPS)
