@@ -28,7 +28,16 @@ from replay.weight_measures import (
     weight_summary,
 )
 
-__all__ = ["check_mean_weight_by", "checks", "holm", "refusal", "weight_summary"]
+__all__ = [
+    "check_mean_weight_by",
+    "checks",
+    "effective_events",
+    "effective_rewards",
+    "events_for_ess",
+    "holm",
+    "refusal",
+    "weight_summary",
+]
 
 Level = Literal["ok", "warning", "refusal"]
 
