@@ -6,6 +6,7 @@ from math import erfc, log, sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from replay import forensic_sums as fs
 from replay.diagnostics import holm
@@ -28,6 +29,9 @@ CLIPPED_SHARE: Final = 0.01
 SURE_SHARE: Final = 0.999
 """Slots with propensity 1 from which on a log explores nothing."""
 
+
+CONSTANT_SHARE: Final = 0.999
+"""Slots with propensity 1/n from which on all of them count as constant."""
 
 FEWEST_DAYS: Final = 3
 """Days from which on there is a usual one."""
@@ -64,8 +68,9 @@ def _on(where: Where) -> str:
 
 
 def _odds(evidence: float) -> str:
-    """How sure: the wealth won, as a power of ten."""
-    return f"odds of 10^{int(evidence / log(10))} to 1 against chance"
+    """How rare this is in sound logs, at most: that is what the wealth won says."""
+    times = evidence / log(10)
+    return f"by chance in less than one log of {'a billion' if times >= 9 else f'{10**times:,.0f}'}"
 
 
 def _explain(table: fs.Table, found: Found) -> Check:
@@ -145,28 +150,59 @@ def checks(table: fs.Table, found: list[Found]) -> list[Check]:
 
 
 def _clipping(table: fs.Table, found: list[Found]) -> list[Check]:
-    """A pile at the smallest propensity where 1/p is too small on average: values below were cut off."""
+    """A pile at the smallest propensity where 1/p is too small on average: values below were cut off.
+
+    A floor makes such a pile too; so it does not count where the rest of the log has one as well.
+    """
     result = []
     for each in found:
         sums = each.cells.astype(np.float64) @ table.cells
         if each.test != "inverse" or sums[fs.INVERSE] >= sums[fs.CANDIDATES]:
             continue
-        lowest = table.lowest[each.cells]
-        smallest = float(lowest[:, 0].min())
-        piled = float(lowest[lowest[:, 0] == smallest, 1].sum())
-        share = piled / sums[fs.SLOTS]
-        if smallest >= fs.SURE or share < CLIPPED_SHARE:
+        smallest, share = _pile(table, each.cells)
+        _, usual = _pile(table, ~each.cells)
+        if smallest >= fs.SURE or share < CLIPPED_SHARE or usual > share / 2:
             continue
         sentence = (
             f"{_on(each.where)} {100 * share:.0f} % of the propensities are exactly {_digits(smallest)}, the smallest "
-            "that there is: they look clipped."
+            "that there is: they look clipped, unless all are too large by one factor."
         )
-        advice = (
-            "Log the propensity that was drawn from; clip weights when evaluating, never propensities when logging."
-        )
+        advice = "Log the propensity that was drawn from. Weights may be clipped when evaluating, propensities never."
         result.append(
             Check("clipped propensities", "refusal", share, CLIPPED_SHARE, sentence, advice, where_text(each.where))
         )
+    return result
+
+
+def _pile(table: fs.Table, cells: NDArray[np.bool_]) -> tuple[float, float]:
+    """The smallest propensity in some cells, and the share of their slots that have exactly it; (inf, 0) of none."""
+    lowest = table.lowest[cells]
+    slots = float(table.cells[cells, fs.SLOTS].sum())
+    if not slots:
+        return float("inf"), 0.0
+    smallest = float(lowest[:, 0].min())
+    return smallest, float(lowest[lowest[:, 0] == smallest, 1].sum()) / slots
+
+
+def _constant(table: fs.Table) -> list[Check]:
+    """Slots where every propensity is 1/n while they vary elsewhere: believable only if the draws can be looked at."""
+    if table.cells[:, fs.ITEMS : fs.ITEMS + fs.GROUPS].any():
+        return []
+    result = []
+    for facet in facets(table)[1:]:
+        if facet.name != "slot":
+            continue
+        sums = facet.sums(table.cells)
+        shares = sums[:, fs.UNIFORM] / np.maximum(sums[:, fs.SLOTS], 1)
+        if (shares > CONSTANT_SHARE).sum() <= len(shares) / 2:
+            for label in np.flatnonzero(shares > CONSTANT_SHARE):
+                where = ((facet.name, facet.labels[int(label)]),)
+                sentence = f"{_on(where)} every propensity is 1/n, while they vary elsewhere."
+                advice = "Were those draws uniform? If a constant stands there in place of the propensity, it is wrong."
+                result.append(
+                    Check("constant propensities", "warning", float(shares[label]), CONSTANT_SHARE, sentence, advice,
+                          where_text(where))
+                )  # fmt: skip
     return result
 
 
@@ -219,11 +255,9 @@ def _exploration(table: fs.Table, found: list[Found]) -> list[Check]:
     if not total[fs.SLOTS]:
         sentence = "The log does not say how many candidates there were: propensities cannot be tested against that."
         return [Check("number of candidates", "warning", None, None, sentence, "Log it, or give it to the reader.")]
-    smallest = float(table.lowest[:, 0].min())
+    smallest, share = _pile(table, np.ones(len(table.cells), np.bool_))
     if any(each.test == "inverse" and not each.where for each in found) and smallest >= fs.SURE:
         return []
-    piled = table.lowest[table.lowest[:, 0] == smallest]
-    share = float(piled[:, 1].sum() / total[fs.SLOTS])
     sentence = f"The smallest propensity is {_digits(smallest)}: one event can count as {_digits(1 / smallest)}."
     if share > CLIPPED_SHARE:
         sentence += f" {100 * share:.0f} % of the slots have exactly this one, as with a floor."

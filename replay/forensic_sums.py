@@ -44,8 +44,8 @@ SUM_NOISE: Final = 1e-3
 # Columns of a cell.
 ALL, SEEN, REWARDED = range(3)
 SLOTS, INVERSE, SQUARES, CANDIDATES, CERTAIN = range(3, 8)
-PMFS, BAD_SUMS, NOT_ITS = range(8, 11)
-UP: Final = 11
+PMFS, BAD_SUMS, NOT_ITS, UNIFORM = range(8, 12)
+UP: Final = 12
 DOWN: Final = UP + len(LARGE_BETS)
 PLACES: Final = DOWN + len(LARGE_BETS)
 ITEMS: Final = PLACES + GROUPS * (1 + len(GROUP_BETS))
@@ -62,7 +62,7 @@ class Table(NamedTuple):
     cells: F64
     """Shape (cells, COLUMNS)."""
     lowest: F64
-    """Shape (cells, 4): smallest propensity, how many slots have exactly it, fewest and most candidates there."""
+    """Shape (cells, 2): smallest propensity, and how many slots have exactly it."""
     labels: dict[str, NDArray[np.str_]]
     """By facet; shape (cells,)."""
     largest: float
@@ -76,7 +76,7 @@ class ForensicSums:
         self._rows: dict[tuple[int, int, int, int], int] = {}
         self._codes: dict[str, dict[str, int]] = {"model": {}, "config": {}}
         self._cells: F64 = np.zeros((64, COLUMNS))
-        self._lowest: F64 = np.tile([np.inf, 0.0, np.inf, 0.0], (64, 1))
+        self._lowest: F64 = np.tile([np.inf, 0.0], (64, 1))
         self._largest = 0.0
         self._slots = 0
 
@@ -128,7 +128,7 @@ class ForensicSums:
         row = self._rows.setdefault(key, len(self._rows))
         if row == len(self._cells):
             self._cells = np.concatenate([self._cells, np.zeros_like(self._cells)])
-            self._lowest = np.concatenate([self._lowest, np.tile([np.inf, 0.0, np.inf, 0.0], (row, 1))])
+            self._lowest = np.concatenate([self._lowest, np.tile([np.inf, 0.0], (row, 1))])
         return row
 
     def table(self) -> Table:
@@ -199,14 +199,14 @@ def _add(  # type: ignore[no-untyped-def]
         row[SQUARES] += 1.0 / (p * p)
         row[CANDIDATES] += count
         row[CERTAIN] += count > 1 and p >= SURE
+        row[UNIFORM] += count > 1 and abs(away) < 1e-9
         largest = max(largest, away + 1.0)
         if p < SURE:
             largest = max(largest, (count - 1) / ((1.0 - p) * count))
         if p < low[0]:
-            low[0], low[1], low[2], low[3] = p, 0.0, np.inf, 0.0
+            low[0], low[1] = p, 0.0
         if p == low[0]:
             low[1] += 1.0
-            low[2], low[3] = min(low[2], count), max(low[3], count)
         for bet in range(len(bets)):
             row[UP + bet] += np.log1p(bets[bet] * away)
             row[DOWN + bet] += np.log(max(1.0 - bets[bet] * away, 1e-300))

@@ -19,7 +19,7 @@ from replay.events import F64, I64
 ALPHA: Final = 0.01
 """Chance that a sound log is called wrong anywhere, by any of the tests that rest on chance."""
 
-CAREFUL: Final = 4.0
+CAREFUL: Final = 2.0
 """How many times the largest weight that the log shows, or must hold, no weight is expected to exceed: bets that the
 mean of 1/p is too small rest on it."""
 
