@@ -14,7 +14,7 @@ from replay.errors import BadQuestion
 from replay.estimators.base import Estimator, Function, Means, Partials
 from replay.terms import Term, number
 
-_LEAST_SPREAD: Final = 1e-12
+_LEAST_SPREAD: Final = 1e-9
 """Variance of weights, as a part of E[w^2], below which rounding decides: the control variate is then left out."""
 
 

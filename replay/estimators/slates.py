@@ -14,7 +14,7 @@ from replay.estimators.base import Estimator, Means, Partials
 from replay.estimators.single import ratio
 from replay.terms import Term
 
-_LEAST_SPREAD: Final = 1e-12
+_LEAST_SPREAD: Final = 1e-9
 
 
 def _mean_of(term: str) -> Callable[[Means], tuple[float, Partials]]:
