@@ -83,7 +83,7 @@ def _explain(table: fs.Table, found: Found) -> Check:
     if found.test != "inverse":
         return _explain_draws(found, on, where, leave, n)
     inverse, candidates = sums[fs.INVERSE] / n, sums[fs.CANDIDATES] / n
-    ratio = inverse / candidates
+    ratio = float(inverse / candidates)
     if ratio < 1 and sums[fs.CERTAIN] >= n * SURE_SHARE:
         sentence = (
             f"{on} every propensity is 1, with {_digits(candidates)} candidates on average: nothing else could have "
@@ -128,6 +128,7 @@ def checks(table: fs.Table, found: list[Found]) -> list[Check]:
     result = [
         *(_explain(table, each) for each in found),
         *_clipping(table, found),
+        *_constant(table),
         *_sums_of_pmf(table),
         *_exploration(table, found),
     ]
@@ -140,7 +141,7 @@ def checks(table: fs.Table, found: list[Found]) -> list[Check]:
         )
         if len(facets(table)) == 1:
             sentence = sentence.replace(", on every day and for every model, config and slot", "")
-        ratio = total[fs.INVERSE] / total[fs.CANDIDATES]
+        ratio = float(total[fs.INVERSE] / total[fs.CANDIDATES])
         result.append(Check("mean of 1/p", "ok", ratio, 1.0, sentence))
     if not any(each.test != "inverse" for each in found) and total[fs.PLACES : fs.PLACES + fs.GROUPS].any():
         what = "by place" + (", item" if total[fs.ITEMS : fs.ITEMS + fs.GROUPS].any() else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -261,6 +262,7 @@ def test_merged_sums_say_the_same(rng):
     parts = sums_of(weight[:1000], viewer=viewer[:1000]).merge(sums_of(weight[1000:], viewer=viewer[1000:]))
     whole = sums_of(weight, viewer=viewer)
     assert levels(diagnostics.checks(parts)) == levels(diagnostics.checks(whole))
+    assert msgspec.json.encode(diagnostics.checks(parts)) == msgspec.json.encode(diagnostics.checks(parts))
     one, other = weight_measures.weight_summary(parts), weight_measures.weight_summary(whole)
     assert one.ess == pytest.approx(other.ess)
     assert one.pareto_k == pytest.approx(other.pareto_k)
@@ -291,6 +293,7 @@ def test_slates_are_judged_by_their_prefix_weights(rng):
 def test_on_policy_slates_are_worth_what_they_are(rng):
     weight, reward, starts = slates(rng, 500, 4, lambda rng, size: np.ones(size))
     sums = sums_of(weight, reward, starts=starts)
+    assert msgspec.json.encode([diagnostics.checks(sums), weight_measures.weight_summary(sums)])
     assert weight_measures.effective_events(sums) == pytest.approx(500)
     nothing = sums_of(weight, np.zeros(len(weight)), starts=starts)
     assert weight_measures.effective_events(nothing) == pytest.approx(500)
