@@ -166,10 +166,13 @@ class Log(Protocol):
     """As the user named it."""
     kind: str
     """``service``, ``dsjson``, ``parquet``, ``obd`` or ``arrays``."""
-    reward_range: tuple[float, float] | None
-    """Lowest and highest reward of an *event*, if the log's kind or its config fixes it."""
     marginals: bool
     """Propensities are marginal in each slot, not given the slots above (a factored logging policy)."""
+
+    @property
+    def reward_range(self) -> tuple[float, float] | None:
+        """Lowest and highest reward of an *event*, if the log's kind or its config fixes it."""
+        ...
 
     def batches(self, needs: Needs) -> Iterator[Batch]:
         """The log in order; each batch has at least one event.

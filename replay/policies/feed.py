@@ -1,7 +1,5 @@
 """Policies over feeds, for the service's own log: probabilities by the very code that serves.
 
-``uniform``
-    Any eligible candidate alike, given the slots above.
 ``caller[,epsilon=E][,floor=F]``
     The caller's own order.
 ``feed:MODEL[,explorer=E,...][,shortlist=M][,floor=F]``
@@ -21,7 +19,7 @@ import msgspec
 
 from bandit.config import ExplorerConfig
 from replay.errors import BadPolicy
-from replay.policies.feed_policies import LOGGED, CallerFeed, FeedPolicy, RankedFeed, UniformFeed
+from replay.policies.feed_policies import LOGGED, CallerFeed, FeedPolicy, RankedFeed
 
 _EXPLORERS: Final = {
     "squarecb": "squarecb",
@@ -34,11 +32,6 @@ _EXPLORERS: Final = {
 _PARAMETERS: Final = ("gamma_scale", "gamma_exponent", "epsilon", "lambda")
 
 
-def is_feed_spec(spec: str) -> bool:
-    """Whether a spec asks for a policy of this module that no other kind of log has."""
-    return spec.partition(":")[0].partition(",")[0] in ("feed", "config", "caller")
-
-
 def parse_feed(name: str, spec: str) -> FeedPolicy:
     """The policy over feeds that a spec asks for; see the module.
 
@@ -47,8 +40,6 @@ def parse_feed(name: str, spec: str) -> FeedPolicy:
     head, *rest = spec.split(",")
     kind, _, what = head.partition(":")
     options = _options(spec, rest)
-    if kind == "uniform" and not what and not options:
-        return UniformFeed(name, spec)
     if kind == "caller" and not what:
         _only(spec, options, ("epsilon", "floor"))
         return CallerFeed(
@@ -63,7 +54,7 @@ def parse_feed(name: str, spec: str) -> FeedPolicy:
             floor=_floor(spec, options),
         )  # fmt: skip
     raise BadPolicy(
-        f"{spec!r} is no policy over feeds; write uniform, caller[,epsilon=E][,floor=F], config:VERSION or "
+        f"{spec!r} is no policy over feeds; write caller[,epsilon=E][,floor=F], config:VERSION or "
         "feed:MODEL[,explorer=squarecb|epsilon|softmax|greedy|uniform,...][,shortlist=M][,floor=F]"
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -213,8 +215,10 @@ class _Again:
 
     def __init__(self, log: ServiceLog) -> None:
         self._log = log.log
-        self._scratch = tempfile.TemporaryDirectory(prefix="replay-")
-        self._learner = Learner(log.args, scratch=Path(self._scratch.name))
+        scratch = tempfile.mkdtemp(prefix="replay-")
+        # Whoever asked for the policies need not close them.
+        self._remove = weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        self._learner = Learner(log.args, scratch=Path(scratch))
         self._course = Course(self._log, self._learner)
 
     @property
@@ -237,4 +241,4 @@ class _Again:
 
     def close(self) -> None:
         self._learner.close()
-        self._scratch.cleanup()
+        self._remove()

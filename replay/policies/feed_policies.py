@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from bandit.config import Config, EpsilonGreedy, ExplorerConfig, Uniform
-from bandit.explore import epsilon_greedy, uniform
+from bandit.explore import epsilon_greedy
 from bandit.ranker import CALLER_ORDER
 from replay.errors import BadPolicy
 from replay.events import F64, I64, Assignment, Batch, Log, Needs, event_of_slot
@@ -80,20 +80,6 @@ class FeedPolicy:
         if assignment.pmf is None:
             return weight_bound(batch, self._most(batch, feeds))
         return weight_bound(batch, np.maximum.reduceat(assignment.pmf, _starts(batch)[:-1]))
-
-
-class UniformFeed(FeedPolicy):
-    """Any eligible candidate alike."""
-
-    def draw(self, feeds: Feeds, i: int) -> Draw:
-        return Draw.of(feeds, i, caller_scores(feeds, i), uniform(), 0, np.zeros_like(feeds.floor))
-
-    def _assign(self, batch: Batch, feeds: Feeds, pmf: bool) -> tuple[F64, F64 | None]:
-        each = self._most(batch, feeds)
-        return each, np.repeat(each, batch.n_candidates) if pmf else None
-
-    def _most(self, batch: Batch, feeds: Feeds) -> F64:
-        return 1.0 / batch.n_candidates
 
 
 class CallerFeed(FeedPolicy):

@@ -16,7 +16,7 @@ from replay.policies.feed_draw import Draw
 from replay.policies.feed_models import History, scores_of
 from replay.readers.service_feeds import Feeds
 
-#: For so many decisions the uncovered share is worked out.
+#: For so many decisions the uncovered share is worked out, if there is one.
 LOOKED_AT: Final = 20
 
 
@@ -31,11 +31,19 @@ def weight_bound(batch: Batch, most: F64) -> float:
         return float(np.exp(np.add.reduceat(of_slot, feeds.starts[:-1]).max()))
 
 
-def refuse_unsupported(batch: Batch, propensity: F64, draw_of: Callable[[Feeds, int], Draw], history: History) -> None:
-    """Refuse a target that differs where the logging policy gave some eligible candidate no chance.
+def refuse_unsupported(
+    batch: Batch,
+    propensity: F64,
+    draw_of: Callable[[Feeds, int], Draw] | None = None,
+    history: History | None = None,
+) -> None:
+    """Refuse a target that would show what the logging policy could not, at a slot that was drawn without a floor.
 
+    The logging policy is drawn again to see; where that is not possible, any difference to it is refused.
+
+    :param batch: of a service's log
     :param propensity: shape (S,), of the target
-    :param draw_of: how the target draws a decision
+    :param draw_of: how the target draws a decision; None for policies that do not draw as the service does
     :raises BadPolicy: with the share of its choice that goes to what could not be shown there as
         ``detail["uncovered"]``; None where that cannot be told
     """
@@ -44,9 +52,13 @@ def refuse_unsupported(batch: Batch, propensity: F64, draw_of: Callable[[Feeds, 
     if not bad.any():
         return
     event = event_of_slot(feeds.starts)
+    uncovered = None
+    if draw_of is not None and history is not None:
+        uncovered = _uncovered(feeds, bad, np.unique(event[bad]).tolist(), draw_of, history)
+        if uncovered == 0.0:
+            return
     first = int(np.argmax(bad))
     entry, slot = feeds.entries[event[first]], first - int(feeds.starts[event[first]])
-    uncovered = _uncovered(feeds, bad, np.unique(event[bad])[:LOOKED_AT].tolist(), draw_of, history)
     share = "how much cannot be told" if uncovered is None else f"about {uncovered:.1%} of its choice"
     raise BadPolicy(
         f"config {entry.decision.config} drew slot {slot} with floor {feeds.floor[first]:g}: some candidates had no "
@@ -67,10 +79,15 @@ def _uncovered(
     draw_of: Callable[[Feeds, int], Draw],
     history: History,
 ) -> float | None:
-    """Mean share of the target, at slots that are not supported, that goes to what could not be shown there."""
-    shares = []
+    """Mean share of the target, at slots without a floor, that goes to what could not be shown there.
+
+    0 only if that is so at every one of them; else of the first decisions looked at. None if it cannot be told.
+    """
+    shares: list[float] = []
     try:
-        for i in events:
+        for place, i in enumerate(events):
+            if place >= LOOKED_AT and any(shares):
+                break
             target, logged = draw_of(feeds, i), logged_draw(feeds, i, history)
             for slot in np.flatnonzero(bad[feeds.starts[i] : feeds.starts[i + 1]]).tolist():
                 shares.append(float(target.pmf(slot)[logged.pmf(slot) <= 0.0].sum()))

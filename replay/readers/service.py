@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,7 +93,6 @@ class ServiceLog:
         self._counts: Counter[str] = Counter()
         self._examples: list[str] = []
         self._position = 0
-        self._longest: dict[int, int] | None = None
 
     def _read_arguments(self) -> ModelArgs:
         bases = self.log.read_kinds(["base"])
@@ -107,7 +107,7 @@ class ServiceLog:
 
     # ------------------------------------------------------------ what a log tells
 
-    @property
+    @cached_property
     def reward_range(self) -> tuple[float, float] | None:
         """What any feed could have earned: the configured range of a slot, over as many slots as feeds have.
 
@@ -116,15 +116,13 @@ class ServiceLog:
         """
         if self._reward_of is not None:
             return None
-        if self._longest is None:
-            # Reads every decision, so only when asked.
-            rows = self.log.query(
-                "SELECT json_extract(payload, '$.config'), max(json_array_length(payload, '$.slots')) FROM log"
-                " WHERE kind = 'decision' AND pos <= ? GROUP BY 1",
-                (self.end,),
-            )
-            self._longest = {row[0]: row[1] for row in rows}
-        ranges = [(n, self.configs[config].document.reward_range) for config, n in self._longest.items()]
+        # Reads every decision, so only when asked.
+        rows = self.log.query(
+            "SELECT json_extract(payload, '$.config'), max(json_array_length(payload, '$.slots')) FROM log"
+            " WHERE kind = 'decision' AND pos <= ? GROUP BY 1",
+            (self.end,),
+        )
+        ranges = [(n, self.configs[config].document.reward_range) for config, n in rows]
         if not ranges:
             return None
         return min(n * min(0.0, low) for n, (low, _) in ranges), max(n * max(0.0, high) for n, (_, high) in ranges)

@@ -6,6 +6,7 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,19 @@ class Player:
             self.loop.service.withdraw(f"v{self.rng.randint(0, 11)}")
 
 
-@pytest.fixture
-def played(loop: Loop) -> Player:
-    player = Player(loop, seed=5)
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
+    """A live log, in which every window has ended; a test that adds to it lets its own end too."""
+    path = tmp_path_factory.mktemp("played") / "data"
+    path.mkdir()
+    clock = Clock()
+    data = DataDirectory(Settings(path, durable=False), clock=clock)
+    player = Player(Loop(data, clock), seed=5)
     player.play(240)
-    loop.end_windows()
-    return player
+    player.loop.end_windows()
+    yield player
+    player.loop.close()
+    data.close()
 
 
 # ---------------------------------------------------------------- the same as the trainer
@@ -305,10 +313,11 @@ def test_a_live_log_is_read_as_it_stood_and_left_as_it_was(played: Player) -> No
 
 
 def test_a_log_at_rest_stays_as_it_was(played: Player, tmp_path: Path) -> None:
-    played.loop.close()
-    played.loop.data.close()
     copy = tmp_path / "at rest"
-    shutil.copytree(played.loop.data.path, copy)
+    copy.mkdir()
+    connection = sqlite3.connect(played.loop.data.path / "log.db")
+    connection.execute("VACUUM INTO ?", (str(copy / "log.db"),))
+    connection.close()
     before = files_of(copy)
     log = ServiceLog(copy)
     assert whole(log).n
