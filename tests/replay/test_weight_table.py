@@ -90,7 +90,7 @@ def test_a_table_does_not_grow_with_the_log() -> None:
     table, sizes = WeightTable((0.0, 1.0)), []
     for _ in range(20):
         w = np.minimum(np.maximum(rng.lognormal(0, 1, 20_000), 0.05), 20.0)
-        table.add(w, (rng.random(20_000) < 0.1) * 1.0)
+        table.add(w, (rng.random(20_000) < 0.1).astype(np.float64))
         sizes.append(len(table.cells.counts))
     assert sizes[-1] < 1.1 * sizes[3]
     assert sizes[-1] < 2 * 128 * 10
