@@ -1,0 +1,56 @@
+"""Distributions that an estimate's error has, beyond the normal one, and where they have a given probability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+
+from scipy import optimize, special
+
+SYMMETRIC = 1e-3
+"""Skewness below which a gamma is taken for a normal distribution: the difference is below 1e-4 there."""
+
+
+def shifted_gamma_cdf(x: float, mean: float, variance: float, third: float) -> float:
+    """Of the gamma distribution, shifted and perhaps mirrored, with these moments.
+
+    :param third: third moment about the mean
+    """
+    if variance <= 0.0:
+        return float(x >= mean)
+    sd = sqrt(variance)
+    z, skewness = (x - mean) / sd, third / sd**3
+    if abs(skewness) < SYMMETRIC:
+        return float(special.ndtr(z))
+    shape = 4.0 / skewness**2
+    if skewness > 0.0:
+        return float(special.gammainc(shape, max(shape + sqrt(shape) * z, 0.0)))
+    return float(special.gammaincc(shape, max(shape - sqrt(shape) * z, 0.0)))
+
+
+def beta_cdf(x: float, mean: float, variance: float) -> float:
+    """Of the beta distribution on [0, 1] with these moments; of a point at an end, if the mean is there."""
+    if mean <= 0.0:
+        return 1.0
+    if mean >= 1.0:
+        return float(x >= 1.0)
+    if variance <= 0.0:
+        return float(x >= mean)
+    size = mean * (1.0 - mean) / variance
+    return float(special.betainc(mean * size, (1.0 - mean) * size, min(max(x, 0.0), 1.0)))
+
+
+def quantile(cdfs: Sequence[Callable[[float], float]], probability: float, low: float, high: float) -> float:
+    """Where the equal mixture of some distributions passes a probability; ``low`` or ``high`` if outside.
+
+    :param low, high: where to look
+    """
+
+    def excess(x: float) -> float:
+        return sum(cdf(x) for cdf in cdfs) / len(cdfs) - probability
+
+    if excess(low) >= 0.0:
+        return low
+    if excess(high) <= 0.0:
+        return high
+    return float(optimize.brentq(excess, low, high, xtol=1e-12 * max(abs(low), abs(high)), rtol=1e-12))
