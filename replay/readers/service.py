@@ -30,7 +30,7 @@ from bandit.store.log import LogRow
 from bandit.store.models import ModelFiles, PublishedModel, newest_models
 from bandit.store.reading import ReadOnlyLog
 from replay.errors import BadLog, BadQuestion
-from replay.events import Batch, Needs, Problems, Texts, hash_key, item_key
+from replay.events import Batch, Needs, Problems, Texts, hash_key
 from replay.readers import service_fields
 from replay.readers.service_feeds import Entry, candidates_of, gather, policy_of
 from replay.readers.service_items import ItemVersions
@@ -275,7 +275,7 @@ class ServiceLog:
                 texts = Texts([bytes(one.shared) for one in decisions], every[places].tolist())
         return Batch(
             starts=feeds.starts,
-            item=np.array([item_key(slot.id) for slot in slots], np.uint64),
+            item=feeds.items.keys(np.array([slot.version for slot in slots], np.uint32)),
             chosen=chosen,
             propensity=np.minimum([slot.propensity for slot in slots], 1.0),
             reward=reward,

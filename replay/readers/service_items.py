@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit import records
+from bandit.errors import InvalidRequest
 from bandit.features import resolve_item
 from bandit.item_table import ItemTable, TableFull, TableView
 from bandit.store.items import versions
@@ -30,11 +32,13 @@ READ_AT_ONCE = 5_000
 class ItemVersions:
     """What the log says of item versions, read when first asked for and kept.
 
-    Hashed rows and texts are bounded; besides them 4 to 12 bytes are kept for each version of the log.
+    Hashed rows and texts are bounded; besides them up to 13 bytes are kept for each version of the log. Safe to share
+    between threads: batches may be read ahead while policies score.
     """
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+        self._lock = threading.Lock()
         self._table = ItemTable(MAX_ROWS)
         self._row_of = np.full(0, -1, np.int32)
         self._key_of = np.zeros(0, np.uint64)
@@ -48,53 +52,63 @@ class ItemVersions:
         :returns: the table's view, and shape (n,): rows of it
         :raises BadLog: the log does not hold one of them
         """
-        self._row_of = _grown(self._row_of, numbers, -1)
-        rows = self._row_of[numbers]
-        missing = numbers[rows < 0]
-        if len(missing):
-            try:
-                self._hash(missing)
-            except TableFull:
-                self._table = ItemTable(max(MAX_ROWS, len(numbers)))
-                self._row_of.fill(-1)
-                self._hash(numbers)
+        with self._lock:
+            self._row_of = _grown(self._row_of, numbers, -1)
             rows = self._row_of[numbers]
-        return self._table.view(), rows
+            missing = numbers[rows < 0]
+            if len(missing):
+                try:
+                    self._hash(missing)
+                except TableFull:
+                    self._table = ItemTable(max(MAX_ROWS, len(numbers)))
+                    self._row_of.fill(-1)
+                    self._hash(numbers)
+                rows = self._row_of[numbers]
+            return self._table.view(), rows
 
     def _hash(self, numbers: U32) -> None:
         found = self._read(numbers.tolist())
-        self._row_of[numbers] = self._table.add([one[0] for one in found], [one[1] for one in found])
+        try:
+            rows = self._table.add([one[0] for one in found], [one[1] for one in found])
+        except InvalidRequest as error:
+            raise _damaged(error) from None
+        self._row_of[numbers] = rows
 
     def keys(self, numbers: U32) -> U64:
         """Shape (n,): :func:`replay.events.item_key` of each version's item.
 
         :raises BadLog: the log does not hold one of them
         """
-        self._key_of = _grown(self._key_of, numbers, 0)
-        self._has_key = _grown(self._has_key, numbers, 0)
-        known = self._has_key[numbers]
-        if not known.all():
-            missing = np.unique(numbers[~known])
-            for start in range(0, len(missing), READ_AT_ONCE):
-                part = missing[start : start + READ_AT_ONCE]
-                self._key_of[part] = [item_key(item_id) for item_id, _ in self._read(part.tolist())]
-                self._has_key[part] = True
-        return self._key_of[numbers]
+        with self._lock:
+            self._key_of = _grown(self._key_of, numbers, 0)
+            self._has_key = _grown(self._has_key, numbers, 0)
+            known = self._has_key[numbers]
+            if not known.all():
+                missing = np.unique(numbers[~known])
+                for start in range(0, len(missing), READ_AT_ONCE):
+                    part = missing[start : start + READ_AT_ONCE]
+                    self._key_of[part] = [item_key(item_id) for item_id, _ in self._read(part.tolist())]
+                    self._has_key[part] = True
+            return self._key_of[numbers]
 
     def texts(self, numbers: Sequence[int]) -> list[bytes]:
         """Resolved features of each, as VW JSON: what was learned from and scored.
 
         :raises BadLog: the log does not hold one of them
         """
-        missing = sorted({number for number in numbers if number not in self._texts})
-        if len(self._texts) + len(missing) > MAX_TEXTS:
-            self._texts = {number: self._texts[number] for number in set(numbers) if number in self._texts}
-        for start in range(0, len(missing), READ_AT_ONCE):
-            part = missing[start : start + READ_AT_ONCE]
-            for number, (item_id, text) in zip(part, self._read(part), strict=True):
-                features = records.decode(text, records.Features, what=f"features of item version {number}")
-                self._texts[number] = resolve_item(item_id, features)
-        return [self._texts[number] for number in numbers]
+        with self._lock:
+            missing = sorted({number for number in numbers if number not in self._texts})
+            if len(self._texts) + len(missing) > MAX_TEXTS:
+                self._texts = {number: self._texts[number] for number in set(numbers) if number in self._texts}
+            for start in range(0, len(missing), READ_AT_ONCE):
+                part = missing[start : start + READ_AT_ONCE]
+                for number, (item_id, text) in zip(part, self._read(part), strict=True):
+                    try:
+                        features = records.decode(text, records.Features, what=f"item version {number}")
+                        self._texts[number] = resolve_item(item_id, features)
+                    except InvalidRequest as error:
+                        raise _damaged(error) from None
+            return [self._texts[number] for number in numbers]
 
     def _read(self, numbers: list[int]) -> list[tuple[str, bytes]]:
         found = versions(self._log, numbers)
@@ -105,6 +119,10 @@ class ItemVersions:
                 f"(the first is {missing[0]}); mend it, or restore a copy"
             )
         return [found[number] for number in numbers]
+
+
+def _damaged(error: InvalidRequest) -> BadLog:
+    return BadLog(f"the log is damaged: features that were checked when they were put are not ({error.message})")
 
 
 def _grown(array: NDArray[T], numbers: U32, fill: int) -> NDArray[T]:

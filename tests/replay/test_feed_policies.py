@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bandit.scorer import weights_from_model
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.store.models import ModelFiles, append_publish
-from replay.errors import BadPolicy
+from replay.errors import BadLog, BadPolicy
 from replay.events import Batch, Needs, Policy
 from replay.policies import feed_models, parse_policy
 from replay.policies.feed import parse_feed
@@ -434,6 +435,17 @@ def test_what_is_no_model_is_refused(logged: Path, tmp_path: Path) -> None:
 def test_hashed_rows_are_bounded(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_items, "MAX_ROWS", 10)
     assert assigned(logged, "feed:logged", check_is_logged) == 120
+
+
+def test_features_that_are_damaged_are_said(logged: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(logged, copy)
+    connection = sqlite3.connect(copy / "log.db")
+    with connection:
+        connection.execute("UPDATE item_versions SET features = '{\"x\":[1]}' WHERE id = 'v3'")
+    connection.close()
+    with pytest.raises(BadLog, match=r"damaged.*features"):
+        assigned(copy, "feed:newest", lambda *_: None)
 
 
 # ---------------------------------------------------------------- specs

@@ -487,6 +487,7 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
         ("UPDATE log SET payload = substr(payload, 1, 100) WHERE kind = 'decision'", "decision at position"),
         ("UPDATE log SET payload = '{' WHERE kind = 'feedback'", "feedback at position"),
         ("DELETE FROM item_versions WHERE id = 'a'", "item versions"),
+        ("UPDATE item_versions SET features = '{' WHERE id = 'a'", "features that were checked"),
         ("UPDATE log SET candidates = x'09000000' WHERE kind = 'decision'", "not among its candidates"),
         ("UPDATE log SET payload = json_set(payload, '$.slots[0][2]', 0.0) WHERE kind = 'decision'", "propensity of 0"),
         (
