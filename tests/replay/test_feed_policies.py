@@ -33,6 +33,7 @@ from replay.policies.feed_support import logged_draw, refuse_unsupported
 from replay.readers import service_items
 from replay.readers.service import ServiceLog
 from tests.conftest import Clock, Loop
+from tests.service import RunningService
 
 VIEWERS = ("young", "old")
 ITEMS = [f"v{i}" for i in range(12)]
@@ -575,3 +576,37 @@ def test_the_estimate_of_another_policy_is_what_it_earns_when_deployed(tmp_path:
         if spec != "uniform":
             assert np.mean(truth) - np.mean(earned) > 2 * error
     log.close()
+
+
+@pytest.mark.slow
+def test_a_real_service_is_asked_while_it_runs(tmp_path: Path) -> None:
+    """Over HTTP, two workers and a trainer that publishes as it learns: the live log gives what was earned, and the
+    models that served then, few of whose files are left, what was drawn."""
+    rng = random.Random(7)
+    earned = {}
+    with RunningService(tmp_path / "data", workers=2, tick_s=0.1, publish_ms=20, keep_models=2) as running:
+        before = running.call("GET", "/v1/config")
+        changes = {"reward_window_s": 0.5, "slots": 3, "reward": "like", "floor": 0.2}
+        running.call("PUT", "/v1/config", {**before.body, **changes}, headers={"If-Match": before.headers["ETag"]})
+        running.call("PUT", "/v1/items", {"items": [{"id": one, "features": {"kind": "film"}} for one in ITEMS]})
+        for _ in range(60):
+            viewer = rng.choice(VIEWERS)
+            request = {"candidates": ITEMS, "user": {"id": f"{viewer}{rng.randint(0, 9)}", "features": {"age": viewer}}}
+            reply = running.call("POST", "/v1/rank", request).body
+            likes = [float(rng.random() < rate(viewer, one["id"])) for one in reply["ranking"]]
+            items = [
+                {"id": one["id"], "signals": {"watch_s": 9, "like": like}, "final": True}
+                for one, like in zip(reply["ranking"], likes, strict=True)
+            ]
+            told = {"event_id": reply["event_id"], "items": items}
+            assert running.call("POST", "/v1/feedback", told).body["status"] == "accepted"
+            earned[reply["event_id"]] = sum(likes)
+        log, policy = opened(running.data, "feed:logged")
+        found = {}
+        for batch in log.batches(policy.needs(True)):
+            check_is_logged(batch, policy.assign(batch, False), policy.assign(batch, True))
+            sums = rips(batch, batch.propensity)
+            found.update({entry.event_id: value for entry, value in zip(batch.source.entries, sums, strict=True)})
+        assert found == earned
+        assert len({one.digest for one in log.published()}) > 5
+        log.close()
