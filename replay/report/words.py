@@ -1,0 +1,234 @@
+"""Numbers and verdicts in plain words: what the terminal and the page both say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import floor, isfinite, log10
+
+from replay.results import Difference, Evaluation, Interval, LogSummary, PolicyAnswer
+
+MINUS = "\N{MINUS SIGN}"
+MOST_PLACES = 7
+
+
+def places(width: float) -> int:
+    """Decimal places that say something of a value known to within ``width``: two digits of it.
+
+    >>> places(0.013), places(4.2), places(260.0)
+    (3, 1, 0)
+    """
+    if not isfinite(width) or width <= 0:
+        return 4
+    return min(max(1 - floor(log10(width)), 0), MOST_PLACES)
+
+
+def number(value: float, digits: int = 4) -> str:
+    """With a true minus sign, and no minus before zero.
+
+    >>> number(-0.00004, 3), number(1234.5, 1)
+    ('0.000', '1,234.5')
+    """
+    text = f"{abs(value):,.{digits}f}"
+    return MINUS + text if value < 0 and float(text.replace(",", "")) else text
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """With its sign, unless it is zero as written."""
+    text = number(value, digits)
+    return text if value <= 0 or not float(text.replace(",", "")) else "+" + text
+
+
+def compact(value: float) -> str:
+    """Three digits, for weights and effective sizes.
+
+    >>> compact(21739.1), compact(2.08), compact(0.0123)
+    ('21,739', '2.08', '0.0123')
+    """
+    if value == 0 or not isfinite(value):
+        return "0" if value == 0 else "unbounded"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    digits = max(2 - floor(log10(abs(value))), 0)
+    text = f"{value:.{min(digits, MOST_PLACES)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def about(n: int) -> str:
+    """Two digits: more would pretend.
+
+    >>> about(41234), about(87)
+    ('41,000', '87')
+    """
+    return f"{n:,}" if n < 100 else f"{round(n, 2 - len(str(n))):,}"
+
+
+def percent(share: float, digits: int | None = None) -> str:
+    """Without a sign.
+
+    >>> percent(0.1234), percent(0.004), percent(3.2)
+    ('12 %', '0.4 %', '320 %')
+    """
+    value = abs(100 * share)
+    if digits is None:
+        digits = 0 if value >= 10 else 1
+    return f"{value:,.{digits}f} %"
+
+
+def span(interval: Interval, digits: int, *, sign: bool = False) -> str:
+    """``0.031 to 0.042``."""
+    write = signed if sign else number
+    return f"{write(interval.low, digits)} to {write(interval.high, digits)}"
+
+
+def width(interval: Interval | None, value: float = 0.0) -> float:
+    """Of an interval; without one, a hundredth of the value."""
+    if interval is not None and isfinite(interval.high - interval.low) and interval.high > interval.low:
+        return interval.high - interval.low
+    return abs(value) / 100
+
+
+def confidence(alpha: float) -> str:
+    """``95 %``."""
+    return f"{100 * (1 - alpha):.6g} %"
+
+
+def same(difference: Difference) -> bool:
+    """The target is production: nothing differs, and nothing can."""
+    return difference.value == 0 and difference.interval.low == 0 == difference.interval.high
+
+
+def verdict(difference: Difference, n: int) -> str:
+    """``better by 12 % (5 to 19 %)``, ``undecided: about 41,000 more events needed``."""
+    if same(difference):
+        return "the same as production"
+    if difference.verdict != "undecided":
+        return f"{difference.verdict} by {amount(difference)}"
+    if difference.events_needed is not None and difference.events_needed > n:
+        return f"undecided: about {about(difference.events_needed - n)} more events needed"
+    return "undecided"
+
+
+def amount(difference: Difference) -> str:
+    """How much better or worse, with its interval: in percent of production's value where that is a sensible unit."""
+    relative, digits = difference.relative, places(width(difference.interval, difference.value))
+    low, high = sorted((abs(difference.interval.low), abs(difference.interval.high)))
+    if relative is None or difference.value == 0 or abs(relative) > 10:
+        return f"{number(abs(difference.value), digits)} ({number(low, digits)} to {number(high, digits)})"
+    per = abs(relative / difference.value)
+    shares = [100 * per * each for each in (abs(difference.value), low, high)]
+    digits = 0 if shares[0] >= 10 and shares[2] - shares[1] >= 2 else 1
+    value, bottom, top = (f"{share:,.{digits}f}" for share in shares)
+    return f"{value} % ({bottom} to {top} %)"
+
+
+_SHORT = {
+    "effective sample size": "the log is worth too few of its events",
+    "largest weight": "a single event would decide",
+    "uncovered target mass": "the log never shows part of it",
+    "mean weight": "its weights cannot be right",
+}
+
+
+def refusal(policy: PolicyAnswer) -> str:
+    """Why there is no answer, in a few words: ``refused: the log never shows part of it``."""
+    for check in policy.checks:
+        if check.level == "refusal" and check.name in _SHORT:
+            return f"refused: {_SHORT[check.name]}"
+    return "refused"
+
+
+def headline(evaluation: Evaluation) -> tuple[str, str]:
+    """The answer in one sentence, and a second that says how sure it is."""
+    answered = [policy for policy in evaluation.policies if policy.refused is None and policy.difference is not None]
+    if not evaluation.policies:
+        return "Production's own value.", "No other policy was asked for."
+    if not answered:
+        return _all_refused(evaluation)
+    better = [policy for policy in answered if _is(policy, "better")]
+    if better:
+        return _better(evaluation, better)
+    sure = f"with {confidence(evaluation.alpha)} confidence"
+    worse = [policy for policy in answered if _is(policy, "worse")]
+    if len(worse) == len(answered):
+        if len(worse) == 1:
+            return f"{worse[0].name} is worse than production.", f"By {_amount(worse[0])}, {sure}."
+        return "Nothing here beats production.", f"All {len(worse)} policies are worse, {sure}."
+    undecided = [policy for policy in answered if _is(policy, "undecided") and not same(_difference(policy))]
+    if not undecided:
+        return f"{answered[0].name} is production itself.", "It earns what was earned: the known answer."
+    best = max(undecided, key=lambda policy: _difference(policy).value)
+    seems = _difference(best)
+    digits = places(width(seems.interval, seems.value))
+    if len(undecided) == 1:
+        text = f"Too close to call: {best.name} or production."
+    else:
+        text = f"Too close to call between production and {len(undecided)} policies."
+    second = f"{best.name} differs by {signed(seems.value, digits)} ({span(seems.interval, digits, sign=True)})"
+    if seems.events_needed is not None and seems.events_needed > evaluation.log.events:
+        more = about(seems.events_needed - evaluation.log.events)
+        second += f"; if that is what it is, about {more} more events would decide"
+    return text, second + "."
+
+
+def _better(evaluation: Evaluation, better: list[PolicyAnswer]) -> tuple[str, str]:
+    best = max(better, key=lambda policy: _difference(policy).value)
+    difference = _difference(best)
+    if difference.relative is not None and 0 < difference.relative <= 10:
+        text = f"{best.name} would have earned {percent(difference.relative)} more than production."
+    else:
+        digits = places(width(difference.interval, difference.value))
+        text = f"{best.name} would have earned {number(difference.value, digits)} more an event than production."
+    second = f"Better by {_amount(best)}, with {confidence(evaluation.alpha)} confidence, on the same events."
+    if len(better) > 1:
+        second += f" {len(better)} of {len(evaluation.policies)} policies are better than production."
+    return text, second
+
+
+def _all_refused(evaluation: Evaluation) -> tuple[str, str]:
+    first = evaluation.policies[0]
+    reasons = [check.sentence for check in first.checks if check.level == "refusal"] or [first.refused or ""]
+    name = first.name if len(evaluation.policies) == 1 else "any of these policies"
+    return f"This log cannot tell what {name} would have earned.", reasons[0]
+
+
+def _is(policy: PolicyAnswer, verdict: str) -> bool:
+    return policy.difference is not None and policy.difference.verdict == verdict
+
+
+def _difference(policy: PolicyAnswer) -> Difference:
+    assert policy.difference is not None
+    return policy.difference
+
+
+def _amount(policy: PolicyAnswer) -> str:
+    return amount(_difference(policy))
+
+
+def dates(log: LogSummary) -> str:
+    """``2 to 14 November 2026``; empty where the log knows no times.
+
+    >>> when = dict(name="", kind="", events=1, slots=1, viewers=None, reward="")
+    >>> dates(LogSummary(**when, first_time=1.7e9, last_time=1.7005e9))
+    '14 to 20 November 2023'
+    """
+    if log.first_time is None or log.last_time is None:
+        return ""
+    first, last = (datetime.fromtimestamp(at, UTC) for at in (log.first_time, log.last_time))
+    end = f"{last.day} {last:%B %Y}"
+    if first.date() == last.date():
+        return f"{end}, {first:%H:%M} to {last:%H:%M} UTC"
+    if (first.year, first.month) == (last.year, last.month):
+        return f"{first.day} to {end}"
+    if first.year == last.year:
+        return f"{first.day} {first:%B} to {end}"
+    return f"{first.day} {first:%B %Y} to {end}"
+
+
+def how_many(log: LogSummary) -> str:
+    """``10,000 events, 30,000 slots, 812 viewers``."""
+    parts = [f"{log.events:,} event{'s' if log.events != 1 else ''}"]
+    if log.slots != log.events:
+        parts.append(f"{log.slots:,} slots")
+    if log.viewers is not None:
+        parts.append(f"{log.viewers:,} viewer{'s' if log.viewers != 1 else ''}")
+    return ", ".join(parts)
