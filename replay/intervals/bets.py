@@ -130,7 +130,7 @@ def difference_bets(bound: float) -> Bets:
     return _mixture(grid, zero, b, payoff, _corners(bound))
 
 
-def _feed_bets(bound: float, *, upper: bool, difference: bool) -> list[Bets]:
+def feed_bets(bound: float, *, upper: bool, difference: bool) -> list[Bets]:
     """Of feeds, where w is x / y (x the prefix-weighted reward, y the plain one), w_{1:L} where y = 0.
 
     Only E[x] is known. To bet on the losses 1 - y, what is left of w_{1:L} (1 - y) if all feeds with any reward are
@@ -243,7 +243,7 @@ def sides(
         larger = evidence(bets, up, times, uncovered=uncovered)
         smaller = evidence(bets, down, times, uncovered=uncovered)
     else:
-        gain, loss = (_feed_bets(bound, upper=upper, difference=difference) for upper in (False, True))
+        gain, loss = (feed_bets(bound, upper=upper, difference=difference) for upper in (False, True))
         larger = evidence(gain, up, times, uncovered=uncovered)
         smaller = evidence(loss, up, times, uncovered=uncovered)
     return Sides(larger, smaller, difference)
