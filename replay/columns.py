@@ -15,6 +15,10 @@ NOTHING: Final[F64] = np.empty(0)
 """An optional column that is not there, for the kernels."""
 
 
+LARGEST: Final = 1e75
+"""Beyond it, squares of weighted rewards overflow; no log that is right comes near."""
+
+
 class Columns(NamedTuple):
     """Of n events with S slots in all; see `Sums.add`."""
 
@@ -87,9 +91,14 @@ def _finite(name: str, column: F64 | None, n: int) -> F64 | None:
     if column.shape != (n,):
         raise BadQuestion(f"{name} has shape {column.shape}, expected ({n},)")
     column = plain(column, np.float64)
-    if not np.isfinite(column.sum()) and not np.isfinite(column).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        sound = bool(np.isfinite(column.sum()))
+    if not sound and not np.isfinite(column).all():
         at = int(np.flatnonzero(~np.isfinite(column))[0])
         raise BadQuestion(f"{name} {column[at]} at row {at + 1} is not a finite number")
+    if n and max(column.max(), -column.min()) > LARGEST:
+        at = int(np.abs(column).argmax())
+        raise BadQuestion(f"{name} {column[at]} at row {at + 1} is beyond {LARGEST:g}, where squares overflow")
     if n and name in _NOT_NEGATIVE and column.min() < 0:
         at = int(column.argmin())
         raise BadQuestion(f"{name} {column[at]} at row {at + 1} is negative")

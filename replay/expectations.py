@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from replay.columns import plain
 from replay.errors import BadQuestion
 from replay.events import F64, I64
 
@@ -29,7 +30,8 @@ def expectations(pmf: F64, q: F64, starts: I64, chosen: I64) -> tuple[F64, F64]:
     if len(chosen) and ((chosen < 0) | (chosen >= np.diff(starts))).any():
         raise BadQuestion("what was shown is not among its slot's candidates")
     q_chosen, dm = np.empty(len(chosen)), np.empty(len(chosen))
-    _ragged(pmf, q, starts, chosen, q_chosen, dm)
+    columns = (plain(pmf, np.float64), plain(q, np.float64), plain(starts, np.int64), plain(chosen, np.int64))
+    _ragged(*columns, q_chosen, dm)
     return q_chosen, dm
 
 
@@ -57,8 +59,12 @@ def dense_expectations(pmf: NDArray[Any], q: NDArray[Any] | None, chosen: I64) -
         rows = np.arange(n) if len(pmf) == n else 0
         return pmf[rows, chosen].astype(np.float64, copy=False), np.empty(0), np.empty(0)
     p_chosen, q_chosen, dm = np.empty(n), np.empty(n), np.empty(n)
-    _dense(np.ascontiguousarray(pmf), np.ascontiguousarray(q), chosen, p_chosen, q_chosen, dm)
+    _dense(_matrix(pmf), _matrix(q), plain(chosen, np.int64), p_chosen, q_chosen, dm)
     return p_chosen, q_chosen, dm
+
+
+def _matrix(matrix: NDArray[Any]) -> NDArray[Any]:
+    return plain(matrix, np.float32 if matrix.dtype == np.float32 else np.float64)
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.columns import NOTHING, Columns, checked
+from replay.columns import LARGEST, NOTHING, Columns, checked
 from replay.errors import BadQuestion
 from replay.events import F64, I64, U64, Batch
 from replay.expectations import dense_expectations
@@ -29,6 +29,7 @@ TOP_K: Final = 4096
 """How many of the largest weights are kept: a tail fit takes the largest 3 sqrt(n), so enough for 1.8e6 events."""
 
 _AT_ONCE: Final = 65_536
+_LARGEST_LOG: Final = float(np.log(LARGEST))
 
 
 class _Program(NamedTuple):
@@ -160,10 +161,13 @@ class Sums:
         :param propensity: shape (n,), logged
         :param pmf: shape (n, A) or (1, A), float32 or float64: the target's probabilities
         :param q: the same of a reward model's predictions
-        :param viewer: shape (n,); None if each event is a viewer of its own
+        :param viewer: shape (n,); None if each event is a viewer of its own (name them, where parts are to be merged)
         :raises BadQuestion: as :meth:`add`
         """
         n = len(reward)
+        if not (propensity > 0).all():
+            at = int(np.flatnonzero(~(propensity > 0))[0])
+            raise BadQuestion(f"propensity {propensity[at]} at row {at + 1}; what was shown had some probability")
         keys = np.arange(self.n, self.n + n, dtype=np.uint64) if viewer is None else viewer
         for i in range(0, n, _AT_ONCE):
             part = slice(i, i + _AT_ONCE)
@@ -208,6 +212,11 @@ class Sums:
 
     def _add_slates(self, given: Columns, starts: I64) -> tuple[F64, F64]:
         """Returns the weight w_{1:L} and reward of each event."""
+        # No product of a slate's weights is larger than this one.
+        if np.add.reduceat(np.log(np.maximum(given.weight, 1.0)), starts[:-1]).max() > _LARGEST_LOG:
+            raise BadQuestion(
+                "the weights of one event's slots multiply to more than 1e75: a propensity cannot be right"
+            )
         self._widen(int((starts[1:] - starts[:-1]).max()))
         n = len(given.viewer)
         full, pair_weight, reward = np.empty(n), np.empty(n), np.empty(n)
@@ -237,7 +246,7 @@ class Sums:
         wide[:, : self.buckets.shape[1]] = self.buckets
         self.buckets = wide
 
-    # -- merging and splitting -----------------------------------------------------------------
+    # -- merging -------------------------------------------------------------------------------
 
     def merge(self, other: Sums) -> Sums:
         """Both together, as if one pass had seen all; neither is changed.
@@ -254,7 +263,10 @@ class Sums:
             raise BadQuestion(f"sums in {len(self.buckets)} and {len(other.buckets)} buckets do not merge")
         if self.tabled != other.tabled:
             raise BadQuestion("sums with and without a table of weights do not merge")
-        both = self._like(table=self.tabled, top=max(len(self._heap), len(other._heap)))
+        both = Sums(
+            self.terms, reward_range=self.reward_range, n_buckets=len(self.buckets), table=self.tabled,
+            top=max(len(self._heap), len(other._heap)),
+        )  # fmt: skip
         both.weights = self.weights.merge(other.weights)
         both._widen(max(self.n_slots, other.n_slots))
         both.n = self.n + other.n
@@ -263,26 +275,6 @@ class Sums:
             both._take_extremes(part)
             both._heap_size = keep_largest(both._heap, both._heap_size, part.largest)
         return both
-
-    def split(self, parts: int, part: int, *, rest: bool = False) -> Sums:
-        """One part in ``parts`` of the viewers, or all but it: a test and an answer that share no viewer.
-
-        Weights are not counted apart, so the result has no table and no largest weights.
-
-        :param parts: a power of two
-        """
-        assert parts & (parts - 1) == 0, parts
-        assert 0 <= part < parts <= len(self.buckets), (part, parts)
-        chosen = (np.arange(len(self.buckets)) % parts == part) != rest
-        some = self._like(table=False, top=0)
-        some._widen(self.n_slots)
-        some.buckets[chosen] = self.buckets[chosen]
-        some._take_extremes(self)
-        some.n = round(self.n * some.size / self.size) if self.n else 0
-        return some
-
-    def _like(self, *, table: bool, top: int) -> Sums:
-        return Sums(self.terms, reward_range=self.reward_range, n_buckets=len(self.buckets), table=table, top=top)
 
     def _take_extremes(self, part: Sums) -> None:
         self.largest_weight = max(self.largest_weight, part.largest_weight)

@@ -10,7 +10,6 @@ from replay.estimators.base import (
     standard_error,
     terms_for,
 )
-from replay.estimators.ladder import Disagreement, disagreement
 from replay.estimators.parse import allowed, parse_estimator
 from replay.estimators.single import FAMILIES, SINGLE, family
 from replay.estimators.slates import SLATES
@@ -19,13 +18,11 @@ __all__ = [
     "FAMILIES",
     "SINGLE",
     "SLATES",
-    "Disagreement",
     "Estimator",
     "Means",
     "allowed",
     "difference",
     "difference_gradient",
-    "disagreement",
     "event_variance",
     "family",
     "parse_estimator",

@@ -6,12 +6,12 @@ what was shown, dm its mean under the target, e = r - q. Each is a function of m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Final
 
 from replay.errors import BadQuestion
-from replay.estimators.base import Estimator, Function, Means, Partials
+from replay.estimators.base import Estimator, Means, Partials
 from replay.terms import Term, number
 
 _LEAST_SPREAD: Final = 1e-9
@@ -102,33 +102,14 @@ BETA_DR: Final = Estimator(
 )
 
 
-def _shaped_ips(shape: str) -> Callable[[str, float], Estimator]:
-    def make(family: str, lam: float) -> Estimator:
-        term = Term("wr", shape, lam)
-
-        def function(m: Means) -> tuple[float, Partials]:
-            return m[term.name], {term.name: 1.0}
-
-        return _member(family, lam, function, (term,), Term("wwrr", shape, lam))
-
-    return make
+def _shaped_ips(term: str, m: Means) -> tuple[float, Partials]:
+    """E[g(w) r]."""
+    return m[term], {term: 1.0}
 
 
-def _shaped_dr(shape: str) -> Callable[[str, float], Estimator]:
-    def make(family: str, lam: float) -> Estimator:
-        term = Term("we", shape, lam)
-
-        def function(m: Means) -> tuple[float, Partials]:
-            return m["dm"] + m[term.name], {"dm": 1.0, term.name: 1.0}
-
-        return _member(family, lam, function, (Term("dm"), term), Term("zz", shape, lam))
-
-    return make
-
-
-def _member(family: str, lam: float, function: Function, terms: tuple[Term, ...], square: Term) -> Estimator:
-    name = f"{family}(lambda={number(lam)})"
-    return Estimator(name, function, terms, family=family, lam=lam, square=square, source=_SOURCES[family])
+def _shaped_dr(term: str, m: Means) -> tuple[float, Partials]:
+    """E[dm] + E[g(w) e]."""
+    return m["dm"] + m[term], {"dm": 1.0, term: 1.0}
 
 
 _SOURCES: Final = {
@@ -140,16 +121,11 @@ _SOURCES: Final = {
     "sgdr": "Metelli, Russo, Restelli 2021: Subgaussian and differentiable importance sampling",
 }
 
-_MAKERS: Final[dict[str, Callable[[str, float], Estimator]]] = {
-    "clip": _shaped_ips("clip"),
-    "dr_clip": _shaped_dr("clip"),
-    "switch": _shaped_dr("switch"),
-    "dros": _shaped_dr("dros"),
-    "sgips": _shaped_ips("sg"),
-    "sgdr": _shaped_dr("sg"),
-}
+_SHAPE_OF: Final = {
+    "clip": "clip", "dr_clip": "clip", "switch": "switch", "dros": "dros", "sgips": "sg", "sgdr": "sg",
+}  # fmt: skip
 
-FAMILIES: Final = tuple(_MAKERS)
+FAMILIES: Final = tuple(_SHAPE_OF)
 """Estimators with a parameter lambda: clip E[min(w, l) r]; dr_clip E[dm] + E[min(w, l) e]; switch E[dm] +
 E[w e if w <= l]; dros E[dm] + E[l w e / (w^2 + l)]; sgips E[w r / (1 - l + l w)], sgdr E[dm] + E[w e / (1 - l + l w)].
 At lambda = inf the first four are ips or dr, as are the last two at 0."""
@@ -163,12 +139,23 @@ def family(name: str, lam: float) -> Estimator:
 
     :raises BadQuestion: no such family, or lambda out of range
     """
-    if name not in _MAKERS:
+    if name not in FAMILIES:
         raise BadQuestion(f"{name} has no lambda; those that have one: {', '.join(FAMILIES)}")
     highest = 1.0 if name in UP_TO_ONE else inf
     if not 0.0 <= lam <= highest:
         raise BadQuestion(f"lambda of {name} is {number(lam)}; it must be from 0 to {number(highest)}")
-    return _MAKERS[name](name, float(lam))
+    shape, lam = _SHAPE_OF[name], float(lam)
+    of_model = name not in ("clip", "sgips")
+    term, square = (Term(kind, shape, lam) for kind in (("we", "zz") if of_model else ("wr", "wwrr")))
+    return Estimator(
+        f"{name}(lambda={number(lam)})",
+        partial(_shaped_dr if of_model else _shaped_ips, term.name),
+        (Term("dm"), term) if of_model else (term,),
+        family=name,
+        lam=lam,
+        square=square,
+        source=_SOURCES[name],
+    )
 
 
 SINGLE: Final = {each.name: each for each in (IPS, SNIPS, BETA_IPS, DM, DR, SNDR, BETA_DR)}

@@ -7,7 +7,7 @@ event has must not depend on the policy. Which assumption an estimator makes is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from replay.estimators.base import Estimator, Means, Partials
@@ -17,35 +17,25 @@ from replay.terms import Term
 _LEAST_SPREAD: Final = 1e-9
 
 
-def _mean_of(term: str) -> Callable[[Means], tuple[float, Partials]]:
-    def function(m: Means) -> tuple[float, Partials]:
-        return m[term], {term: 1.0}
-
-    return function
+def _mean(term: str, m: Means) -> tuple[float, Partials]:
+    return m[term], {term: 1.0}
 
 
-def _ratio_of(top: str, bottom: str, name: str) -> Callable[[Means], tuple[float, Partials]]:
-    def function(m: Means) -> tuple[float, Partials]:
-        value = ratio(m[top], m[bottom], name)
-        return value, {top: 1.0 / m[bottom], bottom: -value / m[bottom]}
-
-    return function
+def _ratio(top: str, bottom: str, name: str, m: Means) -> tuple[float, Partials]:
+    value = ratio(m[top], m[bottom], name)
+    return value, {top: 1.0 / m[bottom], bottom: -value / m[bottom]}
 
 
-def _by_slot(kind: str, name: str) -> Callable[[Means], tuple[float, Partials]]:
+def _by_slot(kind: str, name: str, m: Means) -> tuple[float, Partials]:
     """sum_k E[has k] E[v_k r_k] / E[v_k]: each slot's weights are scaled to mean 1 where the slot is there."""
-
-    def function(m: Means) -> tuple[float, Partials]:
-        value = 0.0
-        partials: Partials = {}
-        for k in range(1, m.n_slots + 1):
-            top, bottom, one = f"{kind}r@{k}", f"{kind}@{k}", f"one@{k}"
-            mean = ratio(m[top], m[bottom], f"{name}, slot {k}")
-            value += m[one] * mean
-            partials |= {top: m[one] / m[bottom], bottom: -m[one] * mean / m[bottom], one: mean}
-        return value, partials
-
-    return function
+    value = 0.0
+    partials: Partials = {}
+    for k in range(1, m.n_slots + 1):
+        top, bottom, one = f"{kind}r@{k}", f"{kind}@{k}", f"one@{k}"
+        mean = ratio(m[top], m[bottom], f"{name}, slot {k}")
+        value += m[one] * mean
+        partials |= {top: m[one] / m[bottom], bottom: -m[one] * mean / m[bottom], one: mean}
+    return value, partials
 
 
 def _beta_rips(m: Means) -> tuple[float, Partials]:
@@ -83,18 +73,20 @@ _PI: Final = "Swaminathan et al. 2017: Off-policy evaluation for slate recommend
 _IIPS: Final = "Li et al. 2018: Offline evaluation of ranking policies with click models"
 
 SIPS: Final = Estimator(
-    "sips", _mean_of("sips"), (Term("sips"),), slates=True,
+    "sips", partial(_mean, "sips"), (Term("sips"),), slates=True,
     source="E[w_{1:L} y]; no assumption on how slots interact",
 )  # fmt: skip
 SNSIPS: Final = Estimator(
-    "snsips", _ratio_of("sips", "w", "snsips"), (Term("sips"),), slates=True,
+    "snsips", partial(_ratio, "sips", "w", "snsips"), (Term("sips"),), slates=True,
     source="E[w_{1:L} y] / E[w_{1:L}]",
 )  # fmt: skip
 RIPS: Final = Estimator(
-    "rips", _mean_of("rips"), slates=True, square=Term("rips2"),
+    "rips", partial(_mean, "rips"), slates=True, square=Term("rips2"),
     source="E[sum_k w_{1:k} r_k]; what a slot earns depends on it and the slots above. " + _RIPS,
 )  # fmt: skip
-SNRIPS: Final = Estimator("snrips", _by_slot("w", "snrips"), slates=True, source="rips, self-normalised. " + _RIPS)
+SNRIPS: Final = Estimator(
+    "snrips", partial(_by_slot, "w", "snrips"), slates=True, source="rips, self-normalised. " + _RIPS
+)
 BETA_RIPS: Final = Estimator(
     "beta_rips", _beta_rips, slots=("ww", "wwr"), slates=True, source="rips with a control variate for each slot"
 )
@@ -103,18 +95,22 @@ CASCADE_DR: Final = Estimator(
     source="Kiyohara et al. 2022: Doubly robust off-policy evaluation for ranking policies under the cascade model",
 )  # fmt: skip
 IIPS: Final = Estimator(
-    "iips", _mean_of("iips"), (Term("iips"),), slates=True,
+    "iips", partial(_mean, "iips"), (Term("iips"),), slates=True,
     source="E[sum_k m_k r_k]; what a slot earns depends on it alone. " + _IIPS,
 )  # fmt: skip
 SNIIPS: Final = Estimator(
-    "sniips", _by_slot("m", "sniips"), slots=("m", "mr"), slates=True, source="iips, self-normalised. " + _IIPS
+    "sniips", partial(_by_slot, "m", "sniips"), slots=("m", "mr"), slates=True, source="iips, self-normalised. " + _IIPS
 )
 PI: Final = Estimator(
-    "pi", _mean_of("pi"), (Term("pi"),), slates=True,
+    "pi", partial(_mean, "pi"), (Term("pi"),), slates=True,
     source="E[v y], v = sum_k m_k - L + 1 for a factored logging policy; slots add up. " + _PI,
 )  # fmt: skip
 WPI: Final = Estimator(
-    "wpi", _ratio_of("pi", "piw", "wpi"), (Term("pi"), Term("piw")), slates=True, source="pi, self-normalised. " + _PI
+    "wpi",
+    partial(_ratio, "pi", "piw", "wpi"),
+    (Term("pi"), Term("piw")),
+    slates=True,
+    source="pi, self-normalised. " + _PI,
 )
 
 SLATES: Final = {each.name: each for each in (SIPS, SNSIPS, RIPS, SNRIPS, BETA_RIPS, CASCADE_DR, IIPS, SNIIPS, PI, WPI)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from replay.estimators import (
     Estimator,
     difference,
     difference_gradient,
-    disagreement,
     event_variance,
     family,
     parse_estimator,
@@ -51,8 +51,8 @@ def columns_of(seed: int, n: int = 400) -> dict[str, Any]:
     }
 
 
-def sums_of(columns: dict[str, Any]) -> Sums:
-    sums = Sums(TERMS)
+def sums_of(columns: dict[str, Any], n_buckets: int = 8192) -> Sums:
+    sums = Sums(TERMS, n_buckets=n_buckets)
     sums.add_columns(**columns)
     return sums
 
@@ -149,7 +149,7 @@ def log_of(rows: list[tuple[float, float, float, float]]) -> dict[str, Any]:
 def test_a_constant_reward_is_recovered(rows: list[tuple[float, float, float, float]], constant: float) -> None:
     columns = log_of(rows)
     columns["reward"] = columns["q_chosen"] = columns["dm"] = np.full(len(rows), constant)
-    sums = sums_of(columns)
+    sums = sums_of(columns, 64)
     recover = {"dm", "dr", "sndr", "beta_dr", "snips", "beta_ips", "switch", "dros", "dr_clip", "sgdr"}
     if columns["weight"].std() < 1e-2:
         recover -= {"beta_ips", "beta_dr"}  # Weights that are all the same, but not 1, are no control variate.
@@ -166,7 +166,7 @@ def test_on_policy_is_the_mean(rows: list[tuple[float, float, float, float]]) ->
     columns = log_of(rows)
     columns["weight"] = np.ones(len(rows))
     columns["dm"] = columns["q_chosen"]
-    sums, mean = sums_of(columns), columns["reward"].mean()
+    sums, mean = sums_of(columns, 64), columns["reward"].mean()
     for estimator in (*SINGLE.values(), *UNSHAPED):
         if estimator.name != "dm":
             assert estimator.value(sums) == pytest.approx(mean, abs=1e-9), estimator.name
@@ -179,7 +179,7 @@ def test_on_policy_is_the_mean(rows: list[tuple[float, float, float, float]]) ->
 @given(rows=ROWS)
 @settings(max_examples=30, deadline=None)
 def test_doubling_the_data_changes_no_value(rows: list[tuple[float, float, float, float]]) -> None:
-    once, twice = sums_of(log_of(rows)), sums_of(log_of(rows + rows))
+    once, twice = sums_of(log_of(rows), 64), sums_of(log_of(rows + rows), 64)
     for estimator in ALL:
         a, b = estimator.value(once), estimator.value(twice)
         assert b == pytest.approx(a, rel=1e-6 if "beta" in estimator.name else 1e-11, abs=1e-9), estimator.name
@@ -194,8 +194,10 @@ def test_rewards_in_other_units(rows: list[tuple[float, float, float, float]], s
     for name in ("reward", "q_chosen", "dm"):
         moved[name] = scale * columns[name] + shift
     scaled = {**columns, **{name: scale * columns[name] for name in ("reward", "q_chosen", "dm")}}
-    base, s, m = sums_of(columns), sums_of(scaled), sums_of(moved)
+    base, s, m = (sums_of(each, 64) for each in (columns, scaled, moved))
     for estimator in ALL:
+        if "beta" in estimator.name and columns["weight"].std() < 1e-2:
+            continue  # As above.
         tolerance = 1e-5 if "beta" in estimator.name else 1e-9
         value = estimator.value(base)
         assert estimator.value(s) == pytest.approx(scale * value, rel=tolerance, abs=tolerance), estimator.name
@@ -316,26 +318,10 @@ def test_numbers_are_read_back(value: float) -> None:
     assert float(number(value)) == value
 
 
-# -- disagreement -----------------------------------------------------------------------------
-
-
-def test_a_wrong_model_is_rejected_and_a_right_one_is_not() -> None:
-    """dm against dr on 4,000 events: a model that is .1 too high is seen; the true one is rejected in 5 % of logs, here
-    in at most 12 of 100 (more happens once in 300 such runs). Seeds 0 to 99."""
-    rejected = 0
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        n = 1000
-        p = rng.uniform(0.2, 0.8, n)
-        w = np.where(rng.random(n) < 0.5, 2 * rng.random(n), 1.0)
-        columns = {"weight": w, "reward": (rng.random(n) < p) * 1.0, "viewer": np.arange(n, dtype=np.uint64)}
-        right = sums_of({**columns, "q_chosen": p, "dm": p})
-        wrong = sums_of({**columns, "q_chosen": p + 0.1, "dm": p + 0.1})
-        rejected += disagreement(SINGLE["dm"], SINGLE["dr"], right).p_value < 0.05
-        assert disagreement(SINGLE["dm"], SINGLE["dr"], wrong).p_value < 0.01
-    assert rejected <= 12
-
-
-def test_an_estimator_agrees_with_itself() -> None:
-    result = disagreement(SINGLE["dr"], SINGLE["dr"], sums_of(columns_of(7)))
-    assert (result.difference, result.z, result.p_value) == (0.0, 0.0, 1.0)
+def test_estimators_go_to_other_processes() -> None:
+    sums = sums_of(columns_of(8))
+    for estimator in (*ALL, *SLATES.values()):
+        again = pickle.loads(pickle.dumps(estimator))
+        assert again == estimator
+        if not estimator.slates:
+            assert again.value(pickle.loads(pickle.dumps(sums))) == estimator.value(sums)

@@ -36,8 +36,8 @@ def columns_of(seed: int, n: int = 200, longest: int = 4, ragged: bool = True) -
     }
 
 
-def sums_of(columns: dict[str, Any]) -> Sums:
-    sums = Sums(TERMS)
+def sums_of(columns: dict[str, Any], n_buckets: int = 8192) -> Sums:
+    sums = Sums(TERMS, n_buckets=n_buckets)
     sums.add_columns(**columns)
     return sums
 
@@ -130,7 +130,7 @@ def test_on_policy_is_the_mean(seed: int) -> None:
     columns = columns_of(seed, 30)
     columns["weight"] = columns["marginal_weight"] = np.ones(len(columns["reward"]))
     columns["dm"] = columns["q_chosen"]
-    sums = sums_of(columns)
+    sums = sums_of(columns, 64)
     mean = columns["reward"].sum() / 30
     for estimator in ALL:
         assert estimator.value(sums) == pytest.approx(mean, rel=1e-9), estimator.name
@@ -147,7 +147,7 @@ def test_a_constant_reward_is_recovered(seed: int, constant: float) -> None:
     s = len(columns["reward"])
     columns |= {name: np.full(s, constant) for name in ("reward", "q_chosen", "dm")}
     columns["weight"] = columns["weight"] / np.exp(0.1)
-    sums = sums_of(columns)
+    sums = sums_of(columns, 64)
     for name in ("snsips", "snrips", "sniips", "wpi", "beta_rips"):
         assert SLATES[name].value(sums) == pytest.approx(4 * constant, rel=1e-6), name
     above = np.concatenate([np.ones((30, 1)), np.cumprod(columns["weight"].reshape(30, 4), 1)[:, :-1]], 1)
@@ -159,7 +159,7 @@ def test_a_constant_reward_is_recovered(seed: int, constant: float) -> None:
 def test_rewards_in_other_units(seed: int, scale: float) -> None:
     columns = columns_of(seed, 30)
     scaled = {**columns, **{name: scale * columns[name] for name in ("reward", "q_chosen", "dm")}}
-    base, other = sums_of(columns), sums_of(scaled)
+    base, other = sums_of(columns, 64), sums_of(scaled, 64)
     for estimator in ALL:
         assert estimator.value(other) == pytest.approx(scale * estimator.value(base), rel=1e-8), estimator.name
 

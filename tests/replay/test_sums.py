@@ -334,19 +334,6 @@ def test_standing_for_three_is_being_there_three_times(of_slates: bool) -> None:
     assert not weighted.weights.faithful
 
 
-# -- splitting --------------------------------------------------------------------------------
-
-
-def test_a_part_and_the_rest_share_no_viewer_and_make_the_whole() -> None:
-    columns = single(17, 5000, viewers=700)
-    whole = sums_of(columns)
-    part, rest = whole.split(4, 1), whole.split(4, 1, rest=True)
-    assert not ((part.buckets[:, 0] > 0) & (rest.buckets[:, 0] > 0)).any()
-    assert part.n + rest.n == whole.n
-    assert 0.15 < part.n / whole.n < 0.35
-    np.testing.assert_array_equal(part.merge(rest).buckets, whole.buckets)
-
-
 # -- the largest weights ----------------------------------------------------------------------
 
 
@@ -384,6 +371,8 @@ def test_the_weight_bound_is_the_worst_of_all_batches() -> None:
         ({"weight": np.array([1.0, np.nan, 1.0])}, "weight nan at row 2 is not a finite number"),
         ({"weight": np.array([1.0, 1.0, -0.5])}, "weight -0.5 at row 3 is negative"),
         ({"reward": np.array([np.inf, 1.0, 1.0])}, "reward inf at row 1"),
+        ({"weight": np.array([1.0, 1e80, 1.0])}, "weight 1e\\+80 at row 2 is beyond 1e\\+75"),
+        ({"reward": np.array([1.0, 1.0, -1e308])}, "reward -1e\\+308 at row 3 is beyond"),
         ({"weight": np.ones(2)}, r"weight has shape \(2,\), expected \(3,\)"),
         ({"viewer": np.ones(2, np.uint64)}, "3 slots in 2 events"),
         ({"starts": np.array([0, 2, 3])}, "3 slots in 3 events"),
@@ -429,6 +418,24 @@ def test_sums_of_different_questions_do_not_merge() -> None:
         plain.merge(Sums(term_set(), table=False))
     with pytest.raises(BadQuestion, match="do not merge"):
         plain.merge(Sums(term_set(slates=True)))
+
+
+def test_weights_that_multiply_to_nonsense_are_refused() -> None:
+    columns = slates(20, 10, longest=1)
+    starts, weight = np.array([0, 10]), np.full(10, 1e10)
+    sums = Sums(term_set(slates=True))
+    with pytest.raises(BadQuestion, match="multiply to more than 1e75"):
+        sums.add_columns(reward=columns["reward"], weight=weight, viewer=columns["viewer"][:1], starts=starts)
+    assert sums.n == 0
+    assert not sums.buckets.any()
+
+
+@pytest.mark.parametrize("propensity", [0.0, -0.1, np.nan])
+def test_impossible_propensities_are_refused(propensity: float) -> None:
+    with pytest.raises(BadQuestion, match="at row 2; what was shown had some probability"):
+        Sums(term_set()).add_dense(
+            reward=np.ones(2), action=np.zeros(2, int), propensity=np.array([0.5, propensity]), pmf=np.ones((1, 1))
+        )
 
 
 def test_no_events_have_no_mean() -> None:
