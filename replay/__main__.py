@@ -10,6 +10,9 @@ from typing import Any
 
 #: Commands by name, with what their modules offer: ``add_parser(subparsers)`` and ``run(arguments) -> int``.
 COMMANDS = {
+    "evaluate": "what would another policy have earned on this log?",
+    "doctor": "is this log sound? propensities, joins, duplicates, by day and release",
+    "convert": "write a log in another format",
     "rebuild": "build every published model again from the log, and compare byte for byte",
     "demo": "play MovieLens viewers against a service, and draw the learning curve",
 }

@@ -1,0 +1,234 @@
+"""From what was collected to what is answered: values, intervals, differences, verdicts, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from replay import diagnostics, disagreement, verdict
+from replay.collect import Collected, PolicySums, Predictor
+from replay.errors import BadLog, BadQuestion
+from replay.estimators import Estimator, difference, difference_gradient, parse_estimator, standard_error
+from replay.events import Log, Policy
+from replay.intervals import interval
+from replay.intervals.bounds import identification_bounds
+from replay.intervals.sequence import sequence
+from replay.results import Check, Difference, Estimate, Evaluation, Interval, LogSummary, Part, PolicyAnswer
+from replay.sums import Sums
+from replay.weight_measures import effective_events, weight_summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to answer.
+
+    :ivar estimators: by name; empty for the usual ones
+    :ivar interval: ``auto``, or a method by name
+    :ivar alpha: intervals hold with probability 1 - alpha
+    :ivar slices: fields of the log to slice by
+    :ivar model: of rewards: ``auto``, ``none``, a kind by name, or what predicts
+    :ivar weight_bound: no weight can be larger, if the caller knows more than the policies do
+    :ivar reward_range: lowest and highest reward of an event, if the caller knows more than the log does
+    :ivar looks: also give sequences that hold at every look
+    :ivar assumptions: test what the estimators of feeds assume, on a fifth of the viewers, which the rest does without
+    :ivar seed: of the reward model's sample and of bootstraps
+    """
+
+    estimators: tuple[str, ...] = ()
+    interval: str = "auto"
+    alpha: float = 0.05
+    slices: tuple[str, ...] = ()
+    model: str | Predictor = "auto"
+    weight_bound: float | None = None
+    reward_range: tuple[float, float] | None = None
+    looks: bool = True
+    assumptions: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise BadQuestion(f"alpha {self.alpha} is no chance of being wrong; give one between 0 and 1, such as .05")
+        if self.weight_bound is not None and not self.weight_bound >= 1:
+            raise BadQuestion(f"weight bound {self.weight_bound} cannot be: weights average 1, so it is at least 1")
+        if self.reward_range is not None and not self.reward_range[0] < self.reward_range[1]:
+            raise BadQuestion(f"reward range {self.reward_range} is empty; give the lowest and the highest reward")
+
+
+def no_events(log: Log) -> BadLog:
+    """What to say of a log without an event to evaluate."""
+    problems = log.problems()
+    left_out = "; ".join(f"{count:,} {reason}" for reason, count in problems.counts.items())
+    return BadLog(f"{log.name} has no event to evaluate" + (f" ({left_out})" if left_out else ""))
+
+
+def answer(
+    log: Log, collected: Collected, policies: Sequence[Policy], options: Options, *, seconds: float
+) -> Evaluation:
+    """The evaluation of what was collected, from one pass or from many that were merged.
+
+    :raises BadLog: there was no event
+    """
+    if collected.events == 0 or collected.production is None:
+        raise no_events(log)
+    problems = log.problems()
+    answers = [_of_policy(policy, collected, collected.policies[policy.name], options) for policy in policies]
+    return Evaluation(
+        log=LogSummary(
+            name=log.name,
+            kind=log.kind,
+            events=collected.events,
+            slots=collected.slots,
+            viewers=collected.viewers,
+            first_time=collected.first_time if collected.first_time <= collected.last_time else None,
+            last_time=collected.last_time if collected.first_time <= collected.last_time else None,
+            reward=getattr(log, "reward", None) or "as logged",
+            left_out=dict(problems.counts),
+            examples=list(problems.examples),
+        ),
+        production=_production(collected.production, options),
+        policies=answers,
+        checks=[],
+        alpha=options.alpha,
+        seconds=seconds,
+        version=_version(),
+    )
+
+
+def _version() -> str:
+    try:
+        return version("feed-bandit")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+# ---------------------------------------------------------------- one policy
+
+
+def _of_policy(policy: Policy, collected: Collected, sums: PolicySums, options: Options) -> PolicyAnswer:
+    whole, primary = sums.whole, sums.primary
+    checks = _checks(sums, collected, policy, options)
+    refused = diagnostics.refusal(checks)
+    answer = PolicyAnswer(
+        name=policy.name,
+        spec=policy.spec,
+        refused=refused,
+        primary=primary.name,
+        estimates=[] if refused else _estimates(sums, options),
+        difference=None,
+        weights=weight_summary(whole),
+        checks=checks,
+        updates=sums.updates,
+    )
+    if refused is not None:
+        answer.bounds = identification_bounds(
+            whole, uncovered=_uncovered(policy), alpha=options.alpha, reward_range=whole.reward_range
+        )
+        answer.events_needed = diagnostics.events_for_ess(whole.n, effective_events(whole))
+        return answer
+    answer.difference = _difference(whole, primary, options, looks=True)
+    if options.looks:
+        answer.sequence = sequence(whole, alpha=options.alpha, reward_range=whole.reward_range)
+    answer.slices = {
+        field: [_part(value, part, primary, options) for value, part in sorted(values.items())]
+        for field, values in sums.slices.items()
+    }
+    answer.over_time = [
+        _part(_when(stretch.start, stretch.length), stretch.sums, primary, options)
+        for stretch in sums.times.stretches()
+    ]
+    return answer
+
+
+def _uncovered(policy: Policy) -> float:
+    return float(getattr(policy, "uncovered", 0.0))
+
+
+def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Options) -> list[Check]:
+    whole = sums.whole
+    try:
+        error = standard_error(whole, sums.primary.gradient(whole))
+    except BadQuestion:
+        error = None
+    found = diagnostics.checks(
+        whole, viewers=collected.viewers, uncovered=_uncovered(policy), reward_range=whole.reward_range, error=error
+    )
+    tested = sums.tested
+    if tested is not None:
+        pairs = sums.pairs
+        found += [disagreement.check(tested, *pair, alpha=options.alpha / len(pairs)) for pair in pairs]
+    return found
+
+
+def _estimates(sums: PolicySums, options: Options) -> list[Estimate]:
+    listed = dict.fromkeys([sums.primary, *sums.estimators])
+    return [_estimate(sums.whole, each, options) for each in listed]
+
+
+def _estimate(sums: Sums, estimator: Estimator, options: Options) -> Estimate:
+    return Estimate(
+        estimator=estimator.name,
+        value=estimator.value(sums),
+        se=standard_error(sums, estimator.gradient(sums)),
+        interval=_interval(sums, estimator, options),
+    )
+
+
+def _interval(sums: Sums, estimator: Estimator, options: Options, *, difference: bool = False) -> Interval:
+    return interval(
+        options.interval, sums, estimator, alpha=options.alpha, reward_range=sums.reward_range,
+        difference=difference, seed=options.seed,
+    )  # fmt: skip
+
+
+def _difference(sums: Sums, estimator: Estimator, options: Options, *, looks: bool) -> Difference:
+    return verdict.difference(
+        value=difference(estimator, sums),
+        se=standard_error(sums, difference_gradient(estimator, sums)),
+        interval=_interval(sums, estimator, options, difference=True),
+        production=sums.mean("y"),
+        n=sums.n,
+        sequence=(
+            sequence(sums, alpha=options.alpha, reward_range=sums.reward_range, difference=True)
+            if looks and options.looks
+            else None
+        ),
+    )
+
+
+FEWEST: Final = 30
+"""Events of a part; with fewer there is nothing to say of it."""
+
+
+def _part(label: str, sums: Sums, primary: Estimator, options: Options) -> Part:
+    """A slice or a stretch of time. One that is too thin has no value: it says so by its effective sample size."""
+    size = effective_events(sums)
+    part = Part(
+        label=label, n=sums.n, production=sums.mean("y"), value=None, interval=None, difference=None,
+        difference_interval=None, ess=size,
+    )  # fmt: skip
+    if sums.n >= FEWEST and size >= diagnostics.REFUSE_ESS:
+        part.value = primary.value(sums)
+        part.interval = _interval(sums, primary, options)
+        part.difference = difference(primary, sums)
+        part.difference_interval = _interval(sums, primary, options, difference=True)
+    return part
+
+
+def _when(start: float, length: float) -> str:
+    """ISO 8601, UTC: a day, or a minute."""
+    at = datetime.fromtimestamp(start, UTC)
+    return f"{at:%Y-%m-%d}" if length >= 86_400 else f"{at:%Y-%m-%dT%H:%MZ}"
+
+
+def _production(sums: Sums, options: Options) -> Estimate:
+    """What was really earned: a plain mean over events, with the error that other viewers would make."""
+    mean = parse_estimator("rips" if sums.terms.slates else "ips", slates=sums.terms.slates)
+    return Estimate(
+        estimator="mean",
+        value=mean.value(sums),
+        se=standard_error(sums, mean.gradient(sums)),
+        interval=interval("auto", sums, mean, alpha=options.alpha, reward_range=sums.reward_range, seed=options.seed),
+    )

@@ -1,0 +1,294 @@
+"""One pass over a log, and what is kept of it: the sums of every policy, whole, by slice and over time.
+
+What was collected from the parts of a log merges into what the whole gives, so the parts may be read anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.disagreement import TEST_FOLD
+from replay.errors import BadQuestion
+from replay.estimators import Estimator, terms_for
+from replay.events import F64, I64, U8, Batch, Log, Needs, Policy, fold_of, mixed
+from replay.expectations import expectations
+from replay.prefetch import prefetched
+from replay.sums import SLICE_BUCKETS, Sums
+from replay.terms import Term, TermSet
+from replay.timeline import Timeline
+
+MOST_VALUES: Final = 40
+"""Values of a sliced field that are kept apart; the rest are put together."""
+REST: Final = "(all others)"
+_SKETCH: Final = 1 << 20
+
+
+class Predictor(Protocol):
+    """What predicts rewards: a `RewardModel`, or whatever the caller brings."""
+
+    def predict(self, batch: Batch) -> F64:
+        """Shape (C,): of every candidate of every slot, by a model that has not seen the event's viewer."""
+        ...
+
+
+class Asked(NamedTuple):
+    """What the pass is to collect.
+
+    :param estimators: of these, a policy gets those that it can have
+    :param primary: the one that slices and stretches of time are about; by whether there is a reward model
+    :param slices: fields of events to slice by
+    :param pairs: estimators to test against each other, on the viewers of one fold, which all else then does without:
+        (assumes more, assumes less, what is assumed)
+    :param weight_bound: no weight can be larger: the caller knows; None to go by what the policies know
+    """
+
+    estimators: tuple[Estimator, ...]
+    primary: Callable[[bool], Estimator]
+    slices: tuple[str, ...] = ()
+    pairs: tuple[tuple[Estimator, Estimator, str], ...] = ()
+    weight_bound: float | None = None
+    reward_range: tuple[float, float] | None = None
+
+
+class PolicySums:
+    """What was collected of one policy.
+
+    :ivar whole: over all events
+    :ivar slices: by field and value
+    :ivar times: over stretches of time
+    :ivar tested: over the viewers that are kept apart for tests of assumptions; None if none are
+    :ivar updates: how often a policy that learns along the log has learned; None of others
+    """
+
+    def __init__(self, asked: Asked, estimators: Sequence[Estimator], *, with_q: bool, slates: bool) -> None:
+        self._asked = asked
+        self.estimators = tuple(estimators)
+        self.primary = asked.primary(with_q)
+        self.with_q = with_q
+        terms = _terms([*estimators, self.primary], slates=slates)
+        self._part_terms = _terms([self.primary], slates=slates)
+        self.whole = Sums(terms, reward_range=asked.reward_range)
+        self.slices: dict[str, dict[str, Sums]] = {field: {} for field in asked.slices}
+        self.times = Timeline(self._part)
+        self.pairs = asked.pairs
+        pairs = [each for more, less, _ in asked.pairs for each in (more, less)]
+        self.tested = Sums(terms_for(pairs, slates=True), table=False, top=1) if pairs else None
+        self.updates: int | None = None
+
+    def _part(self) -> Sums:
+        return Sums(
+            self._part_terms, reward_range=self._asked.reward_range, n_buckets=SLICE_BUCKETS, table=False, top=1
+        )
+
+    def add(self, batch: Batch, columns: dict[str, Any]) -> None:
+        """Add a batch to the whole and to every part."""
+        rows = None
+        if self.tested is not None:
+            apart = fold_of(batch.viewer) == TEST_FOLD
+            self.tested.add(batch, **columns, rows=np.flatnonzero(apart))
+            rows = np.flatnonzero(~apart)
+            if len(rows) == 0:
+                return
+        self.whole.add(batch, **columns, rows=rows)
+        for field, values in self.slices.items():
+            for value, some in _groups(batch.fields[field], rows):
+                name = value if value in values or len(values) < MOST_VALUES else REST
+                if name not in values:
+                    values[name] = self._part()
+                values[name].add(batch, **columns, rows=_all_or(some, batch.n))
+        for sums, some in self.times.parts(_only(batch.time, rows)):
+            sums.add(batch, **columns, rows=_all_or(some, batch.n))
+
+    def merge(self, other: PolicySums) -> PolicySums:
+        """Both together; neither is changed."""
+        if self.primary != other.primary or self.estimators != other.estimators:
+            raise BadQuestion("what was collected with different estimators does not merge")
+        both = PolicySums(self._asked, self.estimators, with_q=self.with_q, slates=self.whole.terms.slates)
+        both.whole = self.whole.merge(other.whole)
+        for field in both.slices:
+            mine, theirs = self.slices[field], other.slices[field]
+            for value in [*mine, *(value for value in theirs if value not in mine)]:
+                parts = [sums[value] for sums in (mine, theirs) if value in sums]
+                both.slices[field][value] = parts[0] if len(parts) == 1 else parts[0].merge(parts[1])
+        both.times = self.times.merge(other.times)
+        if self.tested is not None and other.tested is not None:
+            both.tested = self.tested.merge(other.tested)
+        if self.updates is not None and other.updates is not None:
+            both.updates = self.updates + other.updates
+        return both
+
+
+class Collected:
+    """What one pass has collected of a log, or of a part of one."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.slots = 0
+        self.first_time, self.last_time = np.inf, -np.inf
+        self.slates = False
+        self.policies: dict[str, PolicySums] = {}
+        self.production: Sums | None = None
+        self._viewers: U8 = np.zeros(_SKETCH // 8, np.uint8)
+
+    def see(self, batch: Batch, asked: Asked) -> None:
+        """Count a batch, and what production earned in it: what a policy does whose weights are all 1."""
+        if self.production is None:
+            terms = _terms([], slates=self.slates)
+            self.production = Sums(terms, reward_range=asked.reward_range, table=False, top=1)
+        self.production.add(batch, np.ones(batch.n_slots), weight_bound=1.0)
+        self.events += batch.n
+        self.slots += batch.n_slots
+        known = batch.time[np.isfinite(batch.time)]
+        if len(known):
+            self.first_time = min(self.first_time, float(known.min()))
+            self.last_time = max(self.last_time, float(known.max()))
+        places = mixed(batch.viewer) % np.uint64(_SKETCH)
+        np.bitwise_or.at(self._viewers, (places >> np.uint64(3)).astype(np.int64),
+                         (1 << (places & np.uint64(7))).astype(np.uint8))  # fmt: skip
+
+    @property
+    def viewers(self) -> int:
+        """How many different ones, by linear counting (Whang et al. 1990): exact to a percent or so."""
+        zeros = _SKETCH - int(np.bitwise_count(self._viewers).sum())
+        return min(self.events, round(-_SKETCH * np.log(max(zeros, 1) / _SKETCH)))
+
+    def merge(self, other: Collected) -> Collected:
+        """Both together; neither is changed.
+
+        :raises BadQuestion: they were asked different things
+        """
+        if self.events == 0 or other.events == 0:
+            return other if self.events == 0 else self
+        if self.policies.keys() != other.policies.keys() or self.slates != other.slates:
+            raise BadQuestion("what was collected of different policies, or kinds of log, does not merge")
+        both = Collected()
+        both.events, both.slots = self.events + other.events, self.slots + other.slots
+        both.first_time = min(self.first_time, other.first_time)
+        both.last_time = max(self.last_time, other.last_time)
+        both.slates = self.slates
+        both._viewers = self._viewers | other._viewers
+        assert self.production is not None and other.production is not None
+        both.production = self.production.merge(other.production)
+        both.policies = {name: sums.merge(other.policies[name]) for name, sums in self.policies.items()}
+        return both
+
+
+def collect(
+    log: Log,
+    policies: Sequence[Policy],
+    asked: Callable[[bool], Asked],
+    *,
+    model: Predictor | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Collected:
+    """Read the log once, and collect what was asked of every policy.
+
+    :param policies: each prepared, with a name of its own
+    :param asked: what to collect, by whether events have several slots
+    :param model: predictions for the estimators that need them; they are left out without it
+    :param progress: told, now and then, how much of how much is done
+    :raises BadLog, BadPolicy, BadQuestion: as the log, the policies and the sums say
+    """
+    collected = Collected()
+    for batch in read(log, policies, asked, with_q=model is not None):
+        wanted = asked(not batch.single or collected.slates)
+        if collected.events == 0:
+            collected.slates = not batch.single or log.kind == "service"
+            wanted = asked(collected.slates)
+            check_fields(log, batch, wanted.slices)
+        collected.see(batch, wanted)
+        q = None if model is None or batch.candidates is None else model.predict(batch)
+        for policy in policies:
+            _assign(collected, policy, batch, wanted, q, log_marginals=log.marginals)
+        progress(log.done(), log.size())
+    return collected
+
+
+def check_fields(log: Log, batch: Batch, fields: Sequence[str]) -> None:
+    """
+    :raises BadQuestion: the log has no such field; says which it has
+    """
+    unknown = [field for field in fields if field not in batch.fields]
+    if unknown:
+        names = getattr(log, "field_names", tuple)()
+        raise BadQuestion(
+            f"{log.name} has no field {', '.join(unknown)} to slice by; it has {', '.join(names) or 'none'}"
+        )
+
+
+def read(log: Log, policies: Sequence[Policy], asked: Callable[[bool], Asked], *, with_q: bool) -> Iterator[Batch]:
+    """The batches of a log with all that the policies and the reward model want to see, read ahead."""
+    fields = asked(False).slices
+    needs = [policy.needs(with_q) for policy in policies]
+    return prefetched(
+        log.batches(
+            Needs(
+                fields=tuple(dict.fromkeys([*fields, *(name for need in needs for name in need.fields)])),
+                columns=tuple(dict.fromkeys(name for need in needs for name in need.columns)),
+                candidates=with_q or any(need.candidates for need in needs),
+                texts=with_q or any(need.texts for need in needs),
+            )
+        )
+    )
+
+
+def _assign(
+    collected: Collected, policy: Policy, batch: Batch, asked: Asked, q: F64 | None, *, log_marginals: bool
+) -> None:
+    assignment = policy.assign(batch, pmf=q is not None)
+    sums = collected.policies.get(policy.name)
+    with_q = q is not None and assignment.pmf is not None
+    if sums is None:
+        estimators = [each for each in asked.estimators if with_q or not each.needs_q]
+        sums = PolicySums(asked, estimators, with_q=with_q, slates=collected.slates)
+        collected.policies[policy.name] = sums
+    columns: dict[str, Any] = {
+        "weight": assignment.propensity / batch.propensity,
+        "weight_bound": (
+            policy.largest_weight(batch, assignment) if asked.weight_bound is None else asked.weight_bound
+        ),
+    }
+    if log_marginals:
+        columns["marginal_weight"] = columns["weight"]
+    if sums.with_q:
+        if q is None or assignment.pmf is None or batch.candidates is None:
+            raise BadQuestion(
+                f"{policy.name} has probabilities of all candidates for the log's first events but not for the "
+                f"event at {batch.place[0]}; evaluate it without a reward model"
+            )
+        columns["q_chosen"], columns["dm"] = expectations(
+            assignment.pmf, q, batch.candidates.starts, batch.chosen
+        )
+    sums.add(batch, columns)
+    if assignment.accepted is not None:
+        sums.updates = (sums.updates or 0) + int(assignment.accepted.sum())
+
+
+def _terms(estimators: Sequence[Estimator], *, slates: bool) -> TermSet:
+    """What the estimators need, and what intervals need besides: of slates, squares of weighted rewards."""
+    return terms_for(estimators, extra=[Term("rips2")] if slates else [], slates=slates)
+
+
+def _groups(values: NDArray[Any], rows: I64 | None) -> Iterator[tuple[str, I64]]:
+    """Each different value as text, with the places of its events, ascending; only among ``rows``, if given."""
+    different, group = np.unique((values if rows is None else values[rows]).astype(str), return_inverse=True)
+    for place, value in enumerate(different.tolist()):
+        found = np.flatnonzero(group == place)
+        yield value, found if rows is None else rows[found]
+
+
+def _only(time: F64, rows: I64 | None) -> F64:
+    """The times of these events, unknown for all others."""
+    if rows is None:
+        return time
+    known = np.full(len(time), np.nan)
+    known[rows] = time[rows]
+    return known
+
+
+def _all_or(rows: I64, n: int) -> I64 | None:
+    return None if len(rows) == n else rows

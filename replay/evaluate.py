@@ -1,0 +1,92 @@
+"""``python -m replay evaluate``: the question on the command line, the answer on the terminal, as JSON, as a page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.errors import BanditError
+from replay.errors import BadQuestion
+from replay.evaluation import evaluate
+from replay.progress import Progress
+from replay.report.page import render
+from replay.report.terminal import table
+
+ANSWERED, BAD_INPUT, REFUSED = 0, 2, 3
+
+
+def add_parser(subparsers: Any) -> None:
+    """The ``evaluate`` command."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="what would another policy have earned on this log?",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="What would another policy have earned on this log, and is it better than production?",
+        epilog="policies: logged, uniform, caller, feed:MODEL, greedy:MODEL, epsilon:MODEL, softmax:MODEL,\n"
+        "squarecb:MODEL, table:FILE, column:NAME, propensities:FILE, vw:ARGS, python:MODULE:FUNCTION;\n"
+        "see docs/evaluating.md\n\n"
+        "exit status: 0 answered, 3 refused (for every policy), 2 bad input",
+    )
+    add = parser.add_argument
+    add("log", metavar="LOG", help="a service's data directory, dsjson, Parquet, or an Open Bandit directory")
+    add("--policy", metavar="NAME=SPEC", action="append", required=True, help="whom to evaluate; may be repeated")
+    add("--estimator", metavar="NAME", action="append", default=[], help="may be repeated (default: the usual ones)")
+    add("--interval", metavar="METHOD", default="auto", help="auto (default), normal, bootstrap, likelihood or exact")
+    add("--alpha", metavar="A", type=float, default=0.05, help="chance that an interval misses (default: %(default)s)")
+    add("--slice", metavar="FIELD", action="append", default=[], help="slice by a field of the log; may be repeated")
+    add("--reward", metavar="FORMULA", help="of raw signals, such as 'watch*1 + like*2'; replaces the log's own")
+    add("--reward-model", metavar="KIND", default="auto", help="for dm, dr and the like: auto, none, or a kind")
+    add("--weight-bound", metavar="W", type=float, help="no weight can be larger than this, as far as you know")
+    add("--reward-range", metavar=("LOW", "HIGH"), type=float, nargs=2, help="of an event, if the log does not say")
+    add("--test-assumptions", action="store_true", help="test what estimators of feeds assume, on a fifth of viewers")
+    add("--kind", choices=("service", "dsjson", "parquet", "obd"), help="of the log (default: found out)")
+    add("--on-broken", choices=("skip", "fail"), default="skip", help="a line that cannot be read (default: skip)")
+    add("--seed", metavar="S", type=int, default=0, help="of samples and bootstraps (default: %(default)s)")
+    add("--json", action="store_true", help="print the whole answer as JSON")
+    add("--html", metavar="FILE", type=Path, help="also write the report as one self-contained page")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status: 0 answered (for one policy at least), 3 refused, 2 bad input."""
+    try:
+        with Progress("read", sys.stderr) as progress:
+            result = evaluate(
+                arguments.log,
+                arguments.policy,
+                kind=arguments.kind,
+                reward=arguments.reward,
+                on_broken=arguments.on_broken,
+                progress=progress,
+                estimators=tuple(arguments.estimator),
+                interval=arguments.interval,
+                alpha=arguments.alpha,
+                slices=tuple(arguments.slice),
+                model=arguments.reward_model,
+                weight_bound=arguments.weight_bound,
+                reward_range=None if arguments.reward_range is None else tuple(arguments.reward_range),
+                assumptions=arguments.test_assumptions,
+                seed=arguments.seed,
+            )
+        if arguments.html is not None:
+            _write(arguments.html, render(result))
+    except BanditError as error:
+        print(f"evaluate: {error.message}", file=sys.stderr)
+        return BAD_INPUT
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(result)).decode())
+    else:
+        print(table(result))
+        if arguments.html is not None:
+            print(f"\nPage: {arguments.html}")
+    return REFUSED if all(policy.refused for policy in result.policies) else ANSWERED
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadQuestion(f"the page cannot be written to {path} ({error.strerror})") from None

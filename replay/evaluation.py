@@ -1,0 +1,143 @@
+"""``evaluate()``: what would these policies have earned on this log? One pass, plain typed results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from replay import disagreement
+from replay.answer import Options, answer, no_events
+from replay.collect import Asked, Predictor, collect
+from replay.errors import BadPolicy, BadQuestion
+from replay.estimators import Estimator, parse_estimator
+from replay.events import Log, Needs, Policy
+from replay.policies import as_policy
+from replay.readers import open_log
+from replay.results import Evaluation
+from replay.reward_model import RewardModel
+
+SINGLE: Final = ("ips", "snips", "beta_ips", "dm", "dr", "sndr")
+SLATES: Final = ("rips", "snrips", "sips", "cascade_dr")
+PRIMARY: Final = {  # by (slates, with a reward model)
+    (False, False): "beta_ips",
+    (False, True): "dr",
+    (True, False): "beta_rips",
+    (True, True): "cascade_dr",
+}
+
+
+def evaluate(
+    log: Log | str | Path,
+    policies: Mapping[str, Any] | Iterable[Any],
+    *,
+    kind: str | None = None,
+    reward: str | None = None,
+    on_broken: str = "skip",
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    **options: Any,
+) -> Evaluation:
+    """Estimate what every policy would have earned on a log, against what production did earn.
+
+    >>> import numpy as np
+    >>> from replay.readers.arrays import from_arrays
+    >>> log = from_arrays(reward=np.array([1.0, 0.0] * 50), action=np.array([0, 1] * 50),
+    ...                   propensity=np.full(100, 0.5), n_actions=2, columns={"new": np.array([0.9, 0.1] * 50)})
+    >>> answer = evaluate(log, {"new": "column:new"}).policies[0]
+    >>> round(answer.estimates[0].value, 3), answer.difference.verdict
+    (0.9, 'better')
+
+    :param log: an opened one, or a path for `replay.readers.open_log`
+    :param policies: what `replay.policies.as_policy` takes (specs, arrays, callables, policies), by name if a mapping; a
+        spec may carry its own: ``NAME=SPEC``
+    :param kind, reward, on_broken: for `open_log`, if ``log`` is a path
+    :param progress: told, now and then, how much of how much is read
+    :param options: see :class:`Options`
+    :raises BadLog, BadPolicy, BadQuestion: what is wrong, what is allowed, what to do
+    """
+    started = time.monotonic()
+    asked = Options(**options)
+    opened = open_log(Path(log), kind=kind, reward=reward, on_broken=on_broken) if isinstance(log, str | Path) else log
+    targets = named(policies)
+    for policy in targets:
+        policy.prepare(opened)
+    slates = is_slates(opened)
+    model = fitted(opened, asked, slates=slates)
+    collected = collect(
+        opened, targets, lambda slates: wanted(opened, asked, slates=slates), model=model, progress=progress
+    )
+    return answer(opened, collected, targets, asked, seconds=time.monotonic() - started)
+
+
+def named(policies: Mapping[str, Any] | Iterable[Any]) -> list[Policy]:
+    """
+    :raises BadPolicy: a spec that is not understood, none at all, or a name twice
+    """
+    if isinstance(policies, Mapping):
+        found = [as_policy(given, name) for name, given in policies.items()]
+    else:
+        found = [as_policy(given) for given in policies]
+    if not found:
+        raise BadPolicy("no policy was asked for; give at least one, for example uniform")
+    names = [policy.name for policy in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadPolicy(f"two policies are called {', '.join(twice)}; give each a name of its own: NAME=SPEC")
+    return found
+
+
+def is_slates(log: Log) -> bool:
+    """Whether the log's events have several slots, by its kind or its first event.
+
+    :raises BadLog: it has none
+    """
+    if log.kind == "service":
+        return True
+    for batch in log.batches(Needs()):
+        return not batch.single
+    raise no_events(log)
+
+
+def wanted(log: Log, options: Options, *, slates: bool) -> Asked:
+    """What to collect."""
+
+    def primary(with_q: bool) -> Estimator:
+        return parse_estimator(PRIMARY[slates, with_q], slates=slates)
+
+    names = options.estimators or (SLATES if slates else SINGLE)
+    return Asked(
+        estimators=tuple(parse_estimator(name, slates=slates) for name in names),
+        primary=primary,
+        slices=options.slices,
+        pairs=tuple(disagreement.pairs_for(marginals=log.marginals)) if slates and options.assumptions else (),
+        weight_bound=options.weight_bound,
+        reward_range=options.reward_range or log.reward_range,
+    )
+
+
+def fitted(log: Log, options: Options, *, slates: bool) -> Predictor | None:
+    """The reward model, if an estimator needs one and the log has what one needs; cross-fitted by viewer.
+
+    :raises BadQuestion: one was asked for by name, and the log shows no candidates
+    """
+    asked = wanted(log, options, slates=slates)
+    if not isinstance(options.model, str):
+        return options.model
+    if options.model == "none":
+        named_ones = [each.name for each in asked.estimators if each.needs_q] if options.estimators else []
+        if named_ones:
+            raise BadQuestion(f"{', '.join(named_ones)} needs a reward model, and none was to be used")
+        return None
+    if not any(each.needs_q for each in (*asked.estimators, asked.primary(True))):
+        return None
+    needs = Needs(candidates=True, texts=True)
+    first = next(iter(log.batches(needs)), None)
+    if first is None or first.candidates is None:
+        if options.model != "auto" or any(each.needs_q for each in asked.estimators if options.estimators):
+            raise BadQuestion(
+                f"{log.name} does not say which candidates there were, so there is nothing that a reward model could "
+                "predict; use estimators that need none: ips, snips, beta_ips"
+            )
+        return None
+    return RewardModel.fit(log.batches(needs), kind=options.model, seed=options.seed)
