@@ -123,6 +123,14 @@ class ArrayLog(Reading):
         self._whole = whole
         self._size = whole.n
 
+    def knows_candidates(self) -> bool:
+        """They were given, or how many there are."""
+        return self._whole.candidates is not None or bool((self._whole.n_candidates > 0).all())
+
+    def is_of_feeds(self) -> bool:
+        """As given."""
+        return not self._whole.single
+
     def field_names(self) -> tuple[str, ...]:
         """As given."""
         return tuple(self._whole.fields)
@@ -139,7 +147,7 @@ class ArrayLog(Reading):
         self._begin()
         whole = self._whole
         listed = needs.candidates or needs.texts
-        if listed and whole.candidates is None and whole.n and whole.n_candidates.min() < 1:
+        if listed and not self.knows_candidates():
             raise BadLog(f"{self.name}: it is not known what could have been shown; give n_actions")
         for first in range(0, whole.n, EVENTS):
             last = min(first + EVENTS, whole.n)

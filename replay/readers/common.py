@@ -101,6 +101,14 @@ class Reading:
         """How much of :meth:`size` the current reading has passed."""
         return self._done
 
+    def knows_candidates(self) -> bool:
+        """It says what each slot could have shown, so that it can be asked for."""
+        return True
+
+    def is_of_feeds(self) -> bool:
+        """Its events may have several slots."""
+        return False
+
     def field_names(self) -> tuple[str, ...]:
         """Fields that the log is known to have without reading it."""
         return ()

@@ -91,7 +91,11 @@ class DsjsonLog(Reading):
         self._size = path.stat().st_size
         self._found: Found | None = None
         self._identity = Identity(item)
-        self._written_fields, self._written_columns = _written(path)
+        self._written_fields, self._written_columns, self._feeds = _written(path)
+
+    def is_of_feeds(self) -> bool:
+        """Its first decision is one (CCB)."""
+        return self._feeds
 
     def field_names(self) -> tuple[str, ...]:
         """``model`` and what ``convert`` wrote down; any feature of the context can be asked for besides."""
@@ -253,8 +257,8 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _written(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(fields, columns) that the first decisions say ``convert`` wrote down.
+def _written(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """(fields, columns) that the first decision says ``convert`` wrote down, and whether it is a feed.
 
     :raises BadLog: the file cannot be read
     """
@@ -267,6 +271,13 @@ def _written(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
             line = lines_decoder.decode(text)
         except _UNREADABLE:
             continue
-        if line.extra is not None:
-            return tuple(line.extra.fields), tuple(line.extra.columns)
-    return (), ()
+        if _is_decision(line):
+            feeds = line.outcomes is not None
+            return (*_names(line), feeds)
+    return (), (), False
+
+
+def _names(line: Line) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if line.extra is None:
+        return (), ()
+    return tuple(line.extra.fields), tuple(line.extra.columns)

@@ -62,7 +62,7 @@ def slots_of(line: Line, context: Context, outcomes: str, *, with_features: bool
         if first in shown:
             raise ValueError(f"slot {k + 1} shows action {first} again")
         slot = bytes(slots[k]) if k < len(slots) else b""
-        could = _could(ranked, p, shown, len(multi), slot)
+        could = _could(ranked, shown, len(multi), slot)
         part.chosen.append(could.index(first))
         part.p.append(p[0] if p else np.nan)
         plain = [multi[action] for action in could]
@@ -81,17 +81,17 @@ def slots_of(line: Line, context: Context, outcomes: str, *, with_features: bool
     return part
 
 
-def _could(ranked: list[int], p: list[float], shown: set[int], n: int, slot: bytes) -> list[int]:
-    """Actions that the slot could have shown, ascending.
-
-    ``_a`` lists them all, unless a logger wrote down the shown one alone: then all that were not shown above could
-    have been, or those of ``_inc``.
-    """
-    if len(ranked) > 1 or (p and p[0] >= 1.0 - 1e-6):
-        return sorted(set(ranked) - shown)
+def _could(ranked: list[int], shown: set[int], n: int, slot: bytes) -> list[int]:
+    """Actions that the slot could have shown, ascending: those of its ``_inc``, else all that ``_a`` lists; a logger
+    that wrote down the shown one alone means all that were not shown above."""
     included = slot_decoder.decode(slot).inc if slot else None
-    could = set(range(n)) if included is None else set(included) & set(range(n))
-    return sorted((could | {ranked[0]}) - shown)
+    if included is not None:
+        could = set(included) & set(range(n)) | {ranked[0]}
+    elif len(ranked) > 1:
+        could = set(ranked)
+    else:
+        could = set(range(n))
+    return sorted(could - shown)
 
 
 def _values(outcome: SlotOutcome, k: int) -> list[float]:

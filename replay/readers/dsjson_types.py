@@ -52,7 +52,6 @@ class Extra(Struct, gc=False):
     columns: dict[str, list[float | None]] = {}
     fields: dict[str, str | float | None] = {}
     contexts: list[float] | None = None
-    n: list[int] | None = None
 
 
 class Line(Struct, gc=False):

@@ -12,7 +12,7 @@ import zstandard
 from replay.errors import BadLog
 
 READ: Final = 1 << 16
-BLOCK: Final = 1 << 22
+BLOCK: Final = 1 << 21
 """Bytes of lines that are handed on at a time, about; more where a line is longer."""
 
 LONGEST: Final = 1 << 26

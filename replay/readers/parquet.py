@@ -78,6 +78,14 @@ class ParquetLog(Reading):
         if self._size == 0:
             raise BadLog(f"{path} has no rows")
 
+    def knows_candidates(self) -> bool:
+        """By a column, or as given."""
+        return self._n_actions is not None or bool({"n_actions", "candidates"} & self._roles.keys())
+
+    def is_of_feeds(self) -> bool:
+        """It has a column with the event."""
+        return "event" in self._roles
+
     def field_names(self) -> tuple[str, ...]:
         """All columns that have no other part."""
         return tuple(name for name in self._schema.names if name not in self._roles.values())
@@ -152,7 +160,7 @@ class ParquetLog(Reading):
         """
         self._begin()
         listed = needs.candidates or needs.texts
-        if listed and not self._knows_candidates():
+        if listed and not self.knows_candidates():
             raise BadLog(f"{self.name}: it is not known what could have been shown; give n_actions, or log candidates")
         wanted = self._wanted(needs)
         first = 1
@@ -182,9 +190,6 @@ class ParquetLog(Reading):
             self._done = self._size
             if batch is not None:
                 yield batch
-
-    def _knows_candidates(self) -> bool:
-        return self._n_actions is not None or bool({"n_actions", "candidates"} & self._roles.keys())
 
     def _wanted(self, needs: Needs) -> list[str]:
         roles = set(ROLES) - {"slot"}
@@ -295,7 +300,7 @@ class ParquetLog(Reading):
             chosen[slot[match]] = slot_numbers(candidates.starts)[match]
             return item, np.maximum(chosen, 0), null | (chosen < 0)
         whole = pa.types.is_integer(self._schema.field(self._roles["item"]).type)
-        if whole and self._knows_candidates():
+        if whole and self.knows_candidates():
             bad = null | (item >= counts.astype(np.uint64))
             return item, np.where(bad, 0, item).astype(np.int64), bad
         return item, np.full(len(counts), -1), null

@@ -1,0 +1,1 @@
+"""Writes logs in the shapes that others read."""
