@@ -151,10 +151,14 @@ class Collected:
                          (1 << (places & np.uint64(7))).astype(np.uint8))  # fmt: skip
 
     @property
-    def viewers(self) -> int:
-        """How many different ones, by linear counting (Whang et al. 1990): exact to a percent or so."""
+    def viewers(self) -> int | None:
+        """How many different ones, by linear counting (Whang et al. 1990): exact to a percent or so.
+
+        None if hardly any event shares its viewer with another: then the log tells none, or might as well not.
+        """
         zeros = _SKETCH - int(np.bitwise_count(self._viewers).sum())
-        return min(self.events, round(-_SKETCH * np.log(max(zeros, 1) / _SKETCH)))
+        count = round(-_SKETCH * np.log(max(zeros, 1) / _SKETCH))
+        return count if count < 0.98 * self.events else None
 
     def merge(self, other: Collected) -> Collected:
         """Both together; neither is changed.
@@ -171,7 +175,8 @@ class Collected:
         both.last_time = max(self.last_time, other.last_time)
         both.slates = self.slates
         both._viewers = self._viewers | other._viewers
-        assert self.production is not None and other.production is not None
+        assert self.production is not None
+        assert other.production is not None
         both.production = self.production.merge(other.production)
         both.policies = {name: sums.merge(other.policies[name]) for name, sums in self.policies.items()}
         return both
@@ -214,7 +219,7 @@ def check_fields(log: Log, batch: Batch, fields: Sequence[str]) -> None:
     """
     unknown = [field for field in fields if field not in batch.fields]
     if unknown:
-        names = getattr(log, "field_names", tuple)()
+        names: tuple[str, ...] = getattr(log, "field_names", tuple)()
         raise BadQuestion(
             f"{log.name} has no field {', '.join(unknown)} to slice by; it has {', '.join(names) or 'none'}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,8 +49,8 @@ def evaluate(
     (0.9, 'better')
 
     :param log: an opened one, or a path for `replay.readers.open_log`
-    :param policies: what `replay.policies.as_policy` takes (specs, arrays, callables, policies), by name if a mapping; a
-        spec may carry its own: ``NAME=SPEC``
+    :param policies: what `replay.policies.as_policy` takes (specs, arrays, callables, policies), by name if a
+        mapping; a spec may carry its own: ``NAME=SPEC``
     :param kind, reward, on_broken: for `open_log`, if ``log`` is a path
     :param progress: told, now and then, how much of how much is read
     :param options: see :class:`Options`

@@ -93,7 +93,8 @@ def test_slices_add_up_to_the_whole_and_are_right_by_themselves() -> None:
     assert sum(part.n for part in parts.values()) == 6_000
     rows = np.asarray(given["fields"]["country"]) == "no"
     alone = {name: given[name][rows] for name in ("action", "reward", "propensity")}
-    only = from_arrays(**alone, n_actions=N_ACTIONS, reward_range=(0.0, 1.0), columns={"new": given["columns"]["new"][rows]})
+    new = {"new": given["columns"]["new"][rows]}
+    only = from_arrays(**alone, n_actions=N_ACTIONS, reward_range=(0.0, 1.0), columns=new)
     alone_value = evaluate(only, ["new=column:new"]).policies[0].estimates[0].value
     assert parts["no"].value == pytest.approx(alone_value, abs=1e-12)
 
@@ -164,7 +165,8 @@ def test_a_callers_own_predictions_are_used_as_they_are() -> None:
         def predict(self, batch):
             return np.tile(VALUES, batch.n)
 
-    result = evaluate(drawn(2_000), {"new": lambda batch: np.tile(TARGET, batch.n)}, model=Right(), estimators=("dm", "dr"))
+    policies = {"new": lambda batch: np.tile(TARGET, batch.n)}
+    result = evaluate(drawn(2_000), policies, model=Right(), estimators=("dm", "dr"))
     values = {each.estimator: each.value for each in result.policies[0].estimates}
     assert values["dm"] == pytest.approx(float(TARGET @ VALUES), abs=1e-12)
     assert values["dr"] != values["dm"]
@@ -220,7 +222,12 @@ def test_what_cannot_be_asked_is_said(options: dict[str, Any], says: str) -> Non
 
 @pytest.mark.parametrize(
     ("policies", "says"),
-    [([], "no policy"), (["uniform", "uniform"], "two policies"), (["best"], "there are"), (["a=column:other"], "other")],
+    [
+        ([], "no policy"),
+        (["uniform", "uniform"], "two policies"),
+        (["best"], "there are"),
+        (["a=column:other"], "other"),
+    ],
 )
 def test_policies_that_cannot_be_are_said(policies: list[str], says: str) -> None:
     with pytest.raises((BadPolicy, BadLog), match=says):
@@ -243,7 +250,7 @@ def test_one_row_zero_rewards_and_zero_weights_give_no_nan() -> None:
 
 
 def test_an_empty_log_says_so() -> None:
-    with pytest.raises(BadLog, match="no event|empty|0 events"):
+    with pytest.raises(BadLog, match=r"no event|empty|0 events"):
         evaluate(from_arrays(reward=[], action=[], propensity=[]), ["uniform"])
 
 
