@@ -91,13 +91,17 @@ def _beyond(at: float, middle: float, direction: int, status: str) -> Markup:
     )
 
 
-def axis(ticks: Sequence[Tick]) -> Markup:
-    """Numbers below a forest plot; every second one gives way on narrow screens."""
-    crowded = len(ticks) > 4
+def axis(ticks: Sequence[Tick], *, room: int = 4) -> Markup:
+    """Numbers below a plot; every second one, but never 0, gives way on narrow screens if there are more than fit.
+
+    :param room: how many fit there
+    """
+    crowded = len(ticks) > room
+    zero = next((i for i, tick in enumerate(ticks) if tick.text.strip("0.") == ""), 0)
     parts = []
     for i, tick in enumerate(ticks):
         anchor = "start" if tick.at < 0.06 else "end" if tick.at > 0.94 else "middle"
-        spare = " spare" if crowded and i % 2 else ""
+        spare = " spare" if crowded and (i - zero) % 2 else ""
         parts.append(el("line", x1=pct(tick.at), x2=pct(tick.at), y1=0, y2=4, class_="notch"))
         parts.append(el("text", tick.text, x=pct(tick.at), y=17, text_anchor=anchor, class_=f"tick{spare}"))
     return silent(*parts, height=AXIS, class_="axis")
@@ -150,7 +154,8 @@ def _stretch(part: Part, at: float, width: float, scale: Linear) -> Markup:
     status = status_of(low, high)
     top, bottom = PLOT * (1 - scale.at(high)), PLOT * (1 - scale.at(low))
     digits = words.places(high - low)
-    said = f"{part.label}: {words.signed(part.difference, digits)} ({words.span(part.difference_interval, digits, sign=True)})"
+    span = words.span(part.difference_interval, digits, sign=True)
+    said = f"{part.label}: {words.signed(part.difference, digits)} ({span})"
     return el(
         "g",
         told(said),

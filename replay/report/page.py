@@ -301,7 +301,7 @@ def _slice(field: str, parts: Sequence[Part]) -> Slice:
             text = words.signed(part.difference, words.places(words.width(interval, part.difference)))
         track = charts.track(scale, part.difference, interval, status=status, reference=0.0, height=26)
         rows.append(SliceRow(part.label, f"{part.n:,}", status, track, text))
-    ticks = charts.axis(scale.ticks(4, sign=True))
+    ticks = charts.axis(scale.ticks(4, sign=True), room=2)
     return Slice(field, rows, ticks, len(parts) - len(shown), [_part(part) for part in parts])
 
 

@@ -16,7 +16,7 @@ def el(name: str, *children: object, **attributes: object) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    inside = Markup("").join(children)
+    inside = Markup("").join(escape(child) for child in children)
     return Markup(f"<{name}{written}>{inside}</{name}>")
 
 

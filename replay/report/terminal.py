@@ -82,7 +82,7 @@ def _others(evaluation: Evaluation) -> list[str]:
     for policy in evaluation.policies:
         if policy.refused is not None or len(policy.estimates) < 2:
             continue
-        lines += ["", f"{_plain(policy.name)}, by every estimator (the verdict is from {policy.primary}):"]
+        lines += ["", *_wrapped(f"{policy.name}, by every estimator (the verdict is from {policy.primary}):")]
         for each in policy.estimates[:MOST_ESTIMATES]:
             digits = words.places(words.width(each.interval, each.value))
             span = words.span(each.interval, digits) if each.interval is not None else ""
@@ -99,7 +99,7 @@ def _warnings(evaluation: Evaluation) -> list[str]:
         told = [check for check in checks if check.level != "ok"]
         if not told:
             continue
-        lines += ["", f"{_plain(name)}:" if name else "This log:"]
+        lines += ["", *_wrapped(f"{name}:" if name else "This log:")]
         # A refusal's reasons are its checks; advice that several share is given once.
         advice = dict.fromkeys(check.advice for check in told if check.advice)
         for check in sorted(told, key=lambda check: check.level != "refusal"):

@@ -28,6 +28,8 @@ def number(value: float, digits: int = 4) -> str:
     >>> number(-0.00004, 3), number(1234.5, 1)
     ('0.000', '1,234.5')
     """
+    if not isfinite(value):
+        return "–" if value != value else f"{MINUS if value < 0 else ''}∞"
     text = f"{abs(value):,.{digits}f}"
     return MINUS + text if value < 0 and float(text.replace(",", "")) else text
 
@@ -35,6 +37,8 @@ def number(value: float, digits: int = 4) -> str:
 def signed(value: float, digits: int = 4) -> str:
     """With its sign, unless it is zero as written."""
     text = number(value, digits)
+    if not isfinite(value):
+        return text
     return text if value <= 0 or not float(text.replace(",", "")) else "+" + text
 
 

@@ -101,9 +101,10 @@ def answered(
         primary="dr",
         estimates=[
             Estimate("dr", value, (high - low) / 3.92, interval(low, high), "reward model cross-fitted by viewer"),
-            Estimate("ips", value * 1.02, (high - low) / 2.9, interval(value - (high - low) * 0.7, value * 1.03 + (high - low) * 0.7)),
+            Estimate("ips", value * 1.02, (high - low) / 2.9, interval(low - 0.0008, high + 0.0017)),
             Estimate("snips", value * 1.01, (high - low) / 3.1, interval(low - 0.0006, high + 0.0008)),
-            Estimate("dros(lambda=10)", value * 0.99, (high - low) / 4.2, interval(low + 0.0002, high - 0.0002), "lambda by SLOPE"),
+            Estimate("dros(lambda=10)", value * 0.99, (high - low) / 4.2, interval(low + 0.0002, high - 0.0002),
+                     "lambda by SLOPE"),
             Estimate("dm", value * 0.95, None, None, "biased by what the reward model misses"),
         ],
         difference=Difference(
