@@ -30,6 +30,12 @@ SURE_SHARE: Final = 0.999
 """Slots with propensity 1 from which on a log explores nothing."""
 
 
+HEAVIEST_SHARE: Final = 0.5
+"""Share of a single draw in the sum of 1/p, from which on a uniform target is evaluated on that draw alone."""
+
+ENOUGH_SLOTS: Final = 200
+"""With fewer slots a single draw may well be most of them."""
+
 CONSTANT_SHARE: Final = 0.999
 """Slots with propensity 1/n from which on all of them count as constant."""
 
@@ -133,16 +139,14 @@ def checks(table: fs.Table, found: list[Found]) -> list[Check]:
         *_exploration(table, found),
     ]
     total = table.cells.sum(axis=0)
-    if not any(each.test == "inverse" for each in found) and total[fs.SLOTS]:
-        n = total[fs.SLOTS]
-        sentence = (
-            f"1/p averages {_digits(total[fs.INVERSE] / n)}, and there are {_digits(total[fs.CANDIDATES] / n)} "
-            f"candidates on average: as it must be, on every day and for every model, config and slot."
-        )
-        if len(facets(table)) == 1:
-            sentence = sentence.replace(", on every day and for every model, config and slot", "")
-        ratio = float(total[fs.INVERSE] / total[fs.CANDIDATES])
-        result.append(Check("mean of 1/p", "ok", ratio, 1.0, sentence))
+    n = float(total[fs.SLOTS])
+    if n and not any(each.test == "inverse" for each in found):
+        inverse, candidates = float(total[fs.INVERSE]) / n, float(total[fs.CANDIDATES]) / n
+        error = sqrt(max(float(total[fs.SQUARES]) / n - inverse**2, 0.0) / n)
+        sentence = f"1/p averages {_digits(inverse)} ± {_digits(error)}, where {_digits(candidates)} is expected"
+        several = [facet.name for facet in facets(table)[1:]]
+        sentence += f"; no {' or '.join(several)} is off by more than chance." if several else "."
+        result.append(Check("mean of 1/p", "ok", inverse / candidates, 1.0, sentence))
     if not any(each.test != "inverse" for each in found) and total[fs.PLACES : fs.PLACES + fs.GROUPS].any():
         what = "by place" + (", item" if total[fs.ITEMS : fs.ITEMS + fs.GROUPS].any() else "")
         what += " and probability" if total[fs.PMFS] else ""
@@ -260,7 +264,14 @@ def _exploration(table: fs.Table, found: list[Found]) -> list[Check]:
     if any(each.test == "inverse" and not each.where for each in found) and smallest >= fs.SURE:
         return []
     sentence = f"The smallest propensity is {_digits(smallest)}: one event can count as {_digits(1 / smallest)}."
-    if share > CLIPPED_SHARE:
+    heaviest = 1 / smallest / float(total[fs.INVERSE])
+    if heaviest > HEAVIEST_SHARE and total[fs.SLOTS] >= ENOUGH_SLOTS:
+        sentence += f" That one draw has {100 * heaviest:.0f} % of the sum of 1/p of all {total[fs.SLOTS]:,.0f}."
+        advice = "Who would have drawn it more often cannot be evaluated. Log with a floor under the propensities."
+        return [Check("smallest propensity", "warning", heaviest, HEAVIEST_SHARE, sentence, advice)]
+    if share > CONSTANT_SHARE:
+        sentence += " All slots have this one."
+    elif share > CLIPPED_SHARE:
         sentence += f" {100 * share:.0f} % of the slots have exactly this one, as with a floor."
     return [Check("smallest propensity", "ok", smallest, None, sentence)]
 

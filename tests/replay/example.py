@@ -13,6 +13,7 @@ from replay.results import (
     LogSummary,
     Part,
     PolicyAnswer,
+    Verdict,
     WeightSummary,
 )
 
@@ -71,7 +72,7 @@ def answered(
     high: float,
     production: float,
     difference: tuple[float, float, float],
-    verdict: str,
+    verdict: Verdict,
     ess: float,
     events_needed: int | None = None,
     seed: int = 1,
@@ -199,7 +200,7 @@ def many(n: int = 20) -> Evaluation:
     for i in range(n):
         d = float(rng.normal(0, 0.003))
         half = float(rng.uniform(0.0008, 0.003))
-        verdict = "better" if d > half else "worse" if d < -half else "undecided"
+        verdict: Verdict = "better" if d > half else "worse" if d < -half else "undecided"
         policies.append(
             answered(f"candidate-{i + 1}", f"softmax:m{i},lambda={i}", value=0.03172 + d, low=0.03172 + d - 1.2 * half,
                      high=0.03172 + d + 1.2 * half, production=0.03172, difference=(d, d - half, d + half),

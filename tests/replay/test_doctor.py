@@ -23,7 +23,8 @@ class MadeLog:
     """Batches that a test made."""
 
     def __init__(self, *batches: Batch, counts=None) -> None:
-        self.name, self.kind, self.reward_range, self.marginals = "made", "arrays", (0.0, 1.0), False
+        self.name, self.kind, self.marginals = "made", "arrays", False
+        self.reward_range: tuple[float, float] | None = (0.0, 1.0)
         self.made = batches
         self.counts = counts or {}
 
@@ -240,6 +241,13 @@ def test_rare_exploration_that_did_not_happen_is_no_fault():
     made.chosen = made.best
     made.propensity = made.pmf[np.arange(90), made.best]
     assert named(made.batch()) == []
+
+
+def test_a_single_draw_that_outweighs_all_others_is_pointed_at():
+    # As in a converged bandit's log of 10,000 draws, one of which had a chance of one in a million.
+    made = Made(35, n=3000)
+    made.propensity[77] = 1e-6
+    assert faults(made.batch(lists=False)) == {"smallest propensity": ""}
 
 
 def test_parts_in_any_batches_say_the_same():

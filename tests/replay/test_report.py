@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from replay import diagnostics
 from replay.report import charts, scale, svg, words
 from replay.report.terminal import table
-from replay.results import Difference, Evaluation, Interval, LogSummary
+from replay.results import Difference, Evaluation, Interval, LogSummary, Verdict
 from tests.replay import example
 
 
@@ -21,7 +21,7 @@ def test_examples_in_docstrings_hold(module):
     assert (tried.attempted > 0, tried.failed) == (True, 0)
 
 
-def difference(value, low, high, verdict="undecided", *, relative=None, needed=None) -> Difference:
+def difference(value, low, high, verdict: Verdict = "undecided", *, relative=None, needed=None) -> Difference:
     return Difference(
         value=value,
         se=None,
