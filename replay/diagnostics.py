@@ -77,6 +77,9 @@ UNCOVERED_NOISE: Final = 1e-6
 UNCOVERED_ERRORS: Final = 0.25
 """Uncovered mass may move the value by this many standard errors: coverage of a 95 % interval falls to 94.3 %."""
 
+ROUNDING: Final = 1e-6
+"""A mean weight this near to its expectation is right, however small its error: rounding has no error bars."""
+
 FEW_EVENTS: Final = 30
 FEW_VIEWERS: Final = 40
 """Standard errors over fewer clusters are too small (Cameron and Miller, "A practitioner's guide to cluster-robust
@@ -228,7 +231,7 @@ def check_mean_weight(sums: Sums, *, uncovered: float = 0.0) -> list[Check]:
             slot = name[2:]
             reached, _ = mean_with_error(sums, f"one@{slot}")
             value, error = difference_with_error(sums, name, f"one@{slot}")
-            if reached > 0 and isfinite(error) and error > 0:
+            if reached > 0 and isfinite(error) and error > 0 and abs(value) > ROUNDING:
                 by_slot.append((value / error, 1 + value / reached, error / reached, slot))
     if not by_slot:
         return []
@@ -250,7 +253,9 @@ _WRONG_MEAN: Final = (
 def _mean_weight(sums: Sums, expected: float, name: str = "mean weight", where: str = "") -> Check:
     mean, error = mean_with_error(sums, "w")
     z = (mean - expected) / error if error > 0 and isfinite(error) else 0.0
-    if error == 0 and abs(mean - expected) > 1e-6:
+    if abs(mean - expected) <= ROUNDING:
+        z = 0.0
+    elif error == 0:
         z = REFUSE_Z * 10 * (1 if mean > expected else -1)
     more, less = mean_weight_evidence(sums, expected=expected)
     proof = more if z > 0 else less
@@ -369,7 +374,7 @@ def _with_error(value: float, error: float) -> str:
     """``0.953 ± 0.022``: two digits of the error, and as many places of the value."""
     if not isfinite(error) or error <= 0:
         return _number(value)
-    places = min(max(1 - floor(log10(error)), 0), 9)
+    places = min(max(1 - floor(log10(error)), 0), 4)
     return f"{value:,.{places}f} ± {error:,.{places}f}"
 
 

@@ -226,10 +226,10 @@ def mean_weight_chance(sums: Sums, *, expected: float = 1.0) -> float:
     """
     mean, error = mean_with_error(sums, "w")
     away = mean - expected
-    if not isfinite(error):
+    if not isfinite(error) or abs(away) <= 1e-6:
         return 1.0
     if away > 0:
-        return erfc(away / error / sqrt(2)) if error > 0 else float(away < 1e-6)
+        return erfc(away / error / sqrt(2)) if error > 0 else 0.0
     if not isfinite(sums.weight_bound) or sums.weight_bound <= 0:
         return 1.0
     return min(1.0, 2 * exp(-sums.n * away**2 / (2 * sums.weight_bound)))

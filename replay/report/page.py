@@ -242,7 +242,7 @@ def _facts(policy: PolicyAnswer, evaluation: Evaluation) -> list[Fact]:
     if policy.weights is not None:
         facts.append(Fact("worth, in its own events", words.compact(policy.weights.ess), f"of {n:,} logged"))
     needed = policy.events_needed or (difference.events_needed if difference is not None else None)
-    if needed is not None and needed > n:
+    if needed is not None and n < needed <= words.FAR * n:
         facts.append(Fact("more events needed", f"about {words.about(needed - n)}", "logged like these"))
     if policy.updates is not None:
         facts.append(Fact("times it learned", f"{policy.updates:,}", "along the log"))

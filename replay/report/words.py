@@ -9,6 +9,10 @@ from replay.results import Difference, Evaluation, Interval, LogSummary, PolicyA
 
 MINUS = "\N{MINUS SIGN}"
 MOST_PLACES = 7
+ROUNDING = 1e-9
+"""Difference to production, in shares of it, that is none."""
+FAR = 1000
+"""From how many times as many events on their number is no longer said: it would not be believed."""
 
 
 def places(width: float) -> int:
@@ -97,8 +101,10 @@ def confidence(alpha: float) -> str:
 
 
 def same(difference: Difference) -> bool:
-    """The target is production: nothing differs, and nothing can."""
-    return difference.value == 0 and difference.interval.low == 0 == difference.interval.high
+    """The target is production: nothing differs but for rounding, and nothing can."""
+    relative, value = difference.relative, difference.value
+    noise = ROUNDING * abs(value / relative) if relative else 0.0
+    return max(abs(value), abs(difference.interval.low), abs(difference.interval.high)) <= noise
 
 
 def verdict(difference: Difference, n: int) -> str:
@@ -108,6 +114,8 @@ def verdict(difference: Difference, n: int) -> str:
     if difference.verdict != "undecided":
         return f"{difference.verdict} by {amount(difference)}"
     if difference.events_needed is not None and difference.events_needed > n:
+        if difference.events_needed > FAR * n:
+            return f"undecided: over {FAR:,} times as many events needed"
         return f"undecided: about {about(difference.events_needed - n)} more events needed"
     return "undecided"
 
@@ -168,7 +176,7 @@ def headline(evaluation: Evaluation) -> tuple[str, str]:
     else:
         text = f"Too close to call between production and {len(undecided)} policies."
     second = f"{best.name} differs by {signed(seems.value, digits)} ({span(seems.interval, digits, sign=True)})"
-    if seems.events_needed is not None and seems.events_needed > evaluation.log.events:
+    if seems.events_needed is not None and evaluation.log.events < seems.events_needed <= FAR * evaluation.log.events:
         more = about(seems.events_needed - evaluation.log.events)
         second += f"; if that is what it is, about {more} more events would decide"
     return text, second + "."

@@ -160,6 +160,12 @@ def test_rare_large_weights_that_were_not_drawn_do_not_refuse():
     assert check.level == "refusal"
 
 
+def test_rounding_is_not_evidence():
+    (check,) = diagnostics.check_mean_weight(sums_of(np.full(1000, 46 * (1 / 46) * (1 + 1e-15))))
+    assert check.level == "ok"
+    assert diagnostics.check_mean_weight_by("day", {"one": sums_of(np.full(1000, 1 + 1e-15), table=False)}) == []
+
+
 def test_uncovered_mass_lowers_the_mean_that_is_expected(rng):
     weight = uniform_log(rng, 20_000, 4, [0.4, 0.2, 0.1, 0.1])
     (check,) = diagnostics.check_mean_weight(sums_of(weight, bound=2.0), uncovered=0.2)

@@ -43,7 +43,9 @@ def difference(value, low, high, verdict: Verdict = "undecided", *, relative=Non
         (difference(0.5, 0.4, 0.6, "better", relative=None), "better by 0.50 (0.40 to 0.60)"),
         (difference(0.001, -0.01, 0.01, needed=51_234), "undecided: about 41,000 more events needed"),
         (difference(0.001, -0.01, 0.01), "undecided"),
+        (difference(0.001, -0.01, 0.01, needed=10**9), "undecided: over 1,000 times as many events needed"),
         (difference(0.0, 0.0, 0.0), "the same as production"),
+        (difference(1e-17, -2e-17, 4e-17, relative=2e-15), "the same as production"),
     ],
 )
 def test_verdicts_are_sentences(given, said):
