@@ -15,6 +15,9 @@ POWER: Final = 0.8
 _MOST: Final = 10**15
 """Events beyond this are not worth telling: the difference seems to be nothing."""
 
+_ROUNDING: Final = 1e-9
+"""Differences below this, of production or in rewards, are not real."""
+
 
 def difference(
     *,
@@ -119,12 +122,13 @@ def sentence(found: Difference, n: int) -> str:
     percent = found.relative is not None and value != 0.0 and found.relative / value > 0.0
     scale = 100.0 * found.relative / value if percent and found.relative is not None else 1.0
     unit = " %" if percent else ""
+    negligible = 100.0 * _ROUNDING if percent else _ROUNDING
     if found.verdict == "undecided":
-        ends = _numbers(scale * low, scale * high)
+        ends = _numbers(scale * low, scale * high, negligible=negligible)
         return f"undecided ({ends[0]} to {ends[1]}{unit}): {_more(found.events_needed, n)}"
     if found.verdict == "worse":
         value, low, high = -value, -high, -low
-    by, *ends = _numbers(scale * value, scale * low, scale * high)
+    by, *ends = _numbers(scale * value, scale * low, scale * high, negligible=negligible)
     return f"{found.verdict} by {by}{unit} ({ends[0]} to {ends[1]})"
 
 
@@ -144,8 +148,12 @@ def rounded(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def _numbers(*numbers: float) -> list[str]:
-    """All with the same number of decimals: as many as show two digits of the largest."""
-    largest = max((abs(number) for number in numbers if isfinite(number)), default=0.0)
-    decimals = max(1 - floor(log10(largest)), 0) if largest > 0.0 else 1
-    return [f"{number + 0.0:.{decimals}f}" for number in numbers]
+def _numbers(*numbers: float, negligible: float) -> list[str]:
+    """All with the same number of decimals: as many as show two digits of the largest, and one of each.
+
+    :param negligible: what is smaller is rounding, and shown as 0
+    """
+    shown = [0.0 if abs(number) < negligible else number for number in numbers]
+    sizes = [abs(number) for number in shown if number != 0.0 and isfinite(number)]
+    decimals = max(1 - floor(log10(max(sizes))), -floor(log10(min(sizes))), 0) if sizes else 1
+    return [f"{number:.{decimals}f}" for number in shown]

@@ -122,6 +122,7 @@ def test_impossible_chances(alpha: float, power: float) -> None:
         (-0.031, -0.050, -0.012, 1.0, "worse by 3.1 % (1.2 to 5.0)"),
         (0.8, 0.5, 1.2, 2.0, "better by 40 % (25 to 60)"),
         (0.01, 0.004, 0.016, -0.5, "better by 0.010 (0.004 to 0.016)"),
+        (0.25, 0.002, 0.6, 1.0, "better by 25.0 % (0.2 to 60.0)"),
     ],
 )
 def test_decided_in_words(value: float, low: float, high: float, production: float, words: str) -> None:
@@ -137,6 +138,13 @@ def test_undecided_in_words() -> None:
         == f"undecided (-1.9 to 5.9 %): about {rounded(found.events_needed - 10_000):,} more events"
     )
     assert rounded(found.events_needed - 10_000) == 69_000
+
+
+def test_rounding_errors_are_no_difference() -> None:
+    found = difference(value=1e-16, se=1e-16, interval=between(-2e-15, 2e-15), production=0.5, n=1_000)
+    assert sentence(found, 1_000).startswith("undecided (0.0 to 0.0 %)")
+    none = difference(value=0.0, se=0.0, interval=between(-4e-13, 4e-13), production=0.5, n=1_000)
+    assert sentence(none, 1_000) == "undecided (0.0 to 0.0): no difference to be seen"
 
 
 @given(st.integers(1, 10**14))
