@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -21,7 +23,7 @@ from replay.readers.ragged import joined
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Where a line cannot be decoded because its propensity is no number, that is what has to be said.
-_PROPENSITIES: Final = (b'"_label_probability"', b'"_p"')
+_PROPENSITY: Final = re.compile(rb'"(?:_label_probability|_p)"\s*:\s*\[?\s*([^,}\]\s]+)')
 
 DANGLING: Final = "outcomes without their decision"
 LEFT: Final = "outcomes beside their decision, left out"
@@ -222,12 +224,10 @@ class DsjsonLog(Reading):
 
         :raises BadLog: because of its propensity
         """
-        for key in _PROPENSITIES:
-            value = text.partition(key)[2].lstrip(b" \t:[")[:4].lower()
-            if value and not value[:1].isdigit() and value[:1] not in b"-+." and value[:1] not in b"]}":
-                raise no_propensity(
-                    self.name, f"line {place} ({key.decode()} begins with {value.decode('ascii', 'replace')!r})"
-                )
+        for value in _PROPENSITY.findall(text) if text.endswith(b"}") else ():
+            if not _is_number(value):
+                found = value.decode("utf-8", "replace")
+                raise no_propensity(self.name, f"line {place}, where it is {found} and a number is expected")
         self._tally.broken(f"line {place}", "bad JSON", why)
 
     def _beside(self, text: bytes, place: int) -> None:
@@ -245,6 +245,13 @@ class DsjsonLog(Reading):
 
 def _is_decision(line: Line) -> bool:
     return line.c is not None
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _is_utf8(text: bytes) -> bool:
