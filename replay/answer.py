@@ -168,6 +168,9 @@ def _estimates(sums: PolicySums, options: Options) -> list[Estimate]:
 
 
 def _estimate(sums: Sums, estimator: Estimator, options: Options) -> Estimate:
+    if estimator.name == "dm":
+        note = "as far off as the reward model is, which no interval can tell"
+        return Estimate(estimator=estimator.name, value=estimator.value(sums), note=note)
     return Estimate(
         estimator=estimator.name,
         value=estimator.value(sums),

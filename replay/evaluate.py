@@ -53,6 +53,8 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit status: 0 answered (for one policy at least), 3 refused, 2 bad input."""
     try:
+        if arguments.html is not None and not arguments.html.absolute().parent.is_dir():
+            raise BadQuestion(f"the page cannot be written to {arguments.html}: there is no such directory")
         with Progress("read", sys.stderr) as progress:
             result = evaluate(
                 arguments.log,

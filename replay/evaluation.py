@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ def evaluate(
     for policy in targets:
         policy.prepare(opened)
     slates = is_slates(opened)
-    model = fitted(opened, asked, slates=slates)
+    model = fitted(opened, targets, asked, slates=slates)
     collected = collect(
         opened, targets, lambda slates: wanted(opened, asked, slates=slates), model=model, progress=progress
     )
@@ -116,7 +116,7 @@ def wanted(log: Log, options: Options, *, slates: bool) -> Asked:
     )
 
 
-def fitted(log: Log, options: Options, *, slates: bool) -> Predictor | None:
+def fitted(log: Log, policies: Sequence[Policy], options: Options, *, slates: bool) -> Predictor | None:
     """The reward model, if an estimator needs one and the log has what one needs; cross-fitted by viewer.
 
     :raises BadQuestion: one was asked for by name, and the log shows no candidates
@@ -130,6 +130,13 @@ def fitted(log: Log, options: Options, *, slates: bool) -> Predictor | None:
             raise BadQuestion(f"{', '.join(named_ones)} needs a reward model, and none was to be used")
         return None
     if not any(each.needs_q for each in (*asked.estimators, asked.primary(True))):
+        return None
+    if not any(policy.needs(True).candidates for policy in policies):
+        if options.model != "auto" or any(each.needs_q for each in asked.estimators if options.estimators):
+            raise BadQuestion(
+                f"no policy says how likely it makes each candidate ({', '.join(p.spec for p in policies)}), which is "
+                "what a reward model is averaged over; use estimators that need none: ips, snips, beta_ips"
+            )
         return None
     needs = Needs(candidates=True, texts=True)
     first = next(iter(log.batches(needs)), None)
