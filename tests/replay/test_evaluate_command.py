@@ -56,7 +56,8 @@ def test_a_refusal_is_status_3_and_says_why(log: Path, capsys: pytest.CaptureFix
 
 
 def test_one_answer_among_refusals_is_status_0(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, _ = run(capsys, log, "--policy", "odd=column:odd", "--policy", "new=column:better", "--reward-range", 0, 1)
+    both = ("--policy", "odd=column:odd", "--policy", "new=column:better")
+    status, _, _ = run(capsys, log, *both, "--reward-range", 0, 1)
     assert status == 0
 
 
