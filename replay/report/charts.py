@@ -202,7 +202,9 @@ def time_axis(labels: Sequence[str]) -> Markup:
         at = (i + 0.5) / n
         anchor = "start" if at < 0.08 else "end" if at > 0.92 else "middle"
         at = 0.0 if anchor == "start" else 1.0 if anchor == "end" else at
-        spare = " spare" if rank % 2 and len(shown) > 3 else ""
+        # With the time of day there is room for the first and the last alone.
+        inner = 0 < rank < len(shown) - 1
+        spare = " spare" if inner and (rank % 2 or "T" in labels[i]) and len(shown) > 3 else ""
         parts.append(el("text", when(labels[i]), x=pct(at), y=15, text_anchor=anchor, class_=f"tick{spare}"))
     return silent(*parts, height=20, class_="axis")
 

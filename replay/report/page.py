@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from replay.report import charts, words
+from replay.report.quiet import quiet
 from replay.report.scale import Linear, around
 from replay.results import Check, Estimate, Evaluation, Part, PolicyAnswer
 
@@ -86,6 +87,7 @@ class Detail(NamedTuple):
 
 def render(evaluation: Evaluation) -> str:
     """The page, as text to be written to a file."""
+    evaluation = quiet(evaluation)
     first, second = words.headline(evaluation)
     scale, difference_scale = _scales(evaluation)
     rows = [_row(policy, i, scale, difference_scale, evaluation) for i, policy in enumerate(evaluation.policies)]

@@ -75,7 +75,7 @@ def around(values: Iterable[float], spans: Iterable[tuple[float, float]], *, roo
     ends = [(low, high) for low, high in spans if isfinite(low) and isfinite(high)]
     low, high = min(points), max(points)
     if ends:
-        usual = 4 * float(np.median([top - bottom for bottom, top in ends]))
+        usual = 2.5 * float(np.median([top - bottom for bottom, top in ends]))
         low = min(low, max(min(bottom for bottom, _ in ends), low - usual))
         high = max(high, min(max(top for _, top in ends), high + usual))
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):

@@ -6,6 +6,7 @@ import textwrap
 from typing import Final
 
 from replay.report import words
+from replay.report.quiet import quiet
 from replay.results import Check, Evaluation, PolicyAnswer
 
 WIDTH: Final = 100
@@ -18,6 +19,7 @@ MOST_ESTIMATES: Final = 12
 
 def table(evaluation: Evaluation) -> str:
     """Production first, then every policy: value, interval, difference in words, what the log is worth for it."""
+    evaluation = quiet(evaluation)
     log = evaluation.log
     title = ", ".join(part for part in (words.how_many(log), words.dates(log)) if part)
     lines = [*_wrapped(f"{log.name} ({log.kind}): {title}"), *_wrapped(f"Reward: {log.reward}.")]

@@ -101,10 +101,8 @@ def confidence(alpha: float) -> str:
 
 
 def same(difference: Difference) -> bool:
-    """The target is production: nothing differs but for rounding, and nothing can."""
-    relative, value = difference.relative, difference.value
-    noise = ROUNDING * abs(value / relative) if relative else 0.0
-    return max(abs(value), abs(difference.interval.low), abs(difference.interval.high)) <= noise
+    """The target is production: nothing differs, and nothing can. See :mod:`replay.report.quiet` for rounding."""
+    return difference.value == 0 and difference.interval.low == 0 == difference.interval.high
 
 
 def verdict(difference: Difference, n: int) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from replay import diagnostics
 from replay.report import charts, scale, svg, words
+from replay.report.page import render
 from replay.report.terminal import table
 from replay.results import Difference, Evaluation, Interval, LogSummary, Verdict
 from tests.replay import example
@@ -45,7 +46,6 @@ def difference(value, low, high, verdict: Verdict = "undecided", *, relative=Non
         (difference(0.001, -0.01, 0.01), "undecided"),
         (difference(0.001, -0.01, 0.01, needed=10**9), "undecided: over 1,000 times as many events needed"),
         (difference(0.0, 0.0, 0.0), "the same as production"),
-        (difference(1e-17, -2e-17, 4e-17, relative=2e-15), "the same as production"),
     ],
 )
 def test_verdicts_are_sentences(given, said):
@@ -78,6 +78,18 @@ def test_production_itself_is_the_known_answer():
     logged.name, logged.difference = "logged", difference(0.0, 0.0, 0.0)
     assert words.headline(example.evaluation([logged]))[0] == "logged is production itself."
     assert "the same as production" in table(example.evaluation([logged]))
+
+
+def test_rounding_is_no_difference():
+    logged = example.rich().policies[0]
+    logged.name, logged.difference = "logged", difference(1e-17, -2e-17, 4e-17, relative=3e-16, needed=10**12)
+    for part in logged.over_time:
+        part.difference, part.difference_interval = 1e-18, Interval(-1e-17, 1e-17, "normal", 0.05)
+    made = example.evaluation([logged])
+    assert "the same as production" in table(made)
+    html = render(made)
+    assert "0.00000" not in html
+    assert "000,000" not in html
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 7))
