@@ -66,6 +66,7 @@ _REFUSED: Final[dict[str, str]] = {
 # Learners that take no random numbers of their own: here VW's draws can be drawn again.
 _DRAW_NOTHING: Final = frozenset(
     {"gd", "scorer-identity", "csoaa_ldf-rank", "cb_adf", "explore_eval", "shared_feature_merger"}
+    | {"generate_interactions"}
     | {f"cb_explore_adf_{each}" for each in ("greedy", "softmax", "squarecb", "first", "cover", "regcb", "synthcover")}
 )
 

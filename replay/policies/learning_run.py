@@ -234,21 +234,21 @@ def parse_predictions(data, values, sizes, tolerance):  # type: ignore[no-untype
             values[n_values + k] = -1.0
         total = 0.0
         while at < end:
-            action, digits = 0, 0
+            action, digits = np.int64(0), 0
             while at < end and 48 <= data[at] <= 57:
-                action = 10 * action + int(data[at]) - 48
+                action = 10 * action + np.int64(data[at]) - 48
                 digits += 1
                 at += 1
             if digits == 0 or digits > 9 or at >= end or data[at] != 58 or action >= size:
                 return n_values, n_sizes, 1
             at += 1
-            mantissa, scale, digits = 0.0, 0, 0
+            mantissa, scale, digits = 0.0, np.int64(0), 0
             point = False
             while at < end and (48 <= data[at] <= 57 or (data[at] == 46 and not point)):
                 if data[at] == 46:
                     point = True
                 else:
-                    mantissa = 10.0 * mantissa + (int(data[at]) - 48)
+                    mantissa = 10.0 * mantissa + (np.int64(data[at]) - 48)
                     digits += 1
                     scale += point
                 at += 1
@@ -256,9 +256,9 @@ def parse_predictions(data, values, sizes, tolerance):  # type: ignore[no-untype
                 at += 1
                 negative = data[at] == 45
                 at += data[at] == 45 or data[at] == 43
-                exponent = 0
+                exponent = np.int64(0)
                 while at < end and 48 <= data[at] <= 57:
-                    exponent = 10 * exponent + int(data[at]) - 48
+                    exponent = 10 * exponent + np.int64(data[at]) - 48
                     at += 1
                 scale += exponent if negative else -exponent
             if digits == 0 or values[n_values + action] >= 0.0 or (at < end and data[at] != 44):

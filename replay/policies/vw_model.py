@@ -17,7 +17,7 @@ from vowpalwabbit import Workspace
 
 from bandit.errors import CorruptModel, InvalidConfig, UnsupportedArgument
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb
-from bandit.model_args import ModelArgs
+from bandit.model_args import WILDCARD, ModelArgs
 from bandit.scorer import read_state, weights_from_model
 from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Log, Needs
@@ -52,18 +52,20 @@ _NO_MATTER: Final = {
 # Learners whose stack gives a score that is the sum of weights; explorers among them only reshape it.
 _LINEAR: Final = frozenset(
     {
-        "gd", "scorer-identity", "csoaa_ldf-rank", "cb_adf", "shared_feature_merger", "cb_explore_adf_greedy",
-        "cb_explore_adf_softmax", "cb_explore_adf_squarecb", "cb_explore_adf_first",
+        "gd", "scorer-identity", "csoaa_ldf-rank", "cb_adf", "shared_feature_merger", "generate_interactions",
+        "cb_explore_adf_greedy", "cb_explore_adf_softmax", "cb_explore_adf_squarecb",
+        "cb_explore_adf_first",
     }
 )  # fmt: skip
-_SHAPES_SCORES: Final = frozenset({"--l1", "--l2"})
+_SHRINKING: Final = frozenset({"--l1", "--l2"})
 
 
 class Model(NamedTuple):
-    """A linear model, ready for the kernel.
+    """A model that scores.
 
-    :ivar args: None where the kernel does not know its arguments, and VW must score
-    :ivar scorer: VW itself with the same weights and no explorer; gives scores of any features
+    :ivar weights: for the kernel; empty where it does not know the model, and VW must score
+    :ivar args: the same; None there
+    :ivar scorer: VW itself, without an explorer: gives scores of any features
     """
 
     weights: NDArray[np.float32]
@@ -86,41 +88,57 @@ def load_model(spec: str, path: Path) -> Model:
     if not re.match(rb"[\x04-\x14]\x00\x00\x00\d+\.\d+\.\d+\x00", data):
         raise BadPolicy(f"{spec}: {path} is not a model that VW saved")
     vw = _workspace(spec, ["-i", str(path), "-t", "--json", "--quiet", "--no_stdin"])
-    try:
-        learners = set(vw.get_enabled_learners())
-        words = shlex.split(vw.get_arguments())
-        odd = sorted(learners - _LINEAR)
-        if odd or "cb_adf" not in learners:
-            raise BadPolicy(
-                f"{spec}: {path} was made by VW's {', '.join(odd) or ', '.join(sorted(learners))}; understood are "
-                "linear models of --cb_adf or --cb_explore_adf with one policy in them"
-            )
-        weights, args, n_learned = _read(data, vw, words)
-    finally:
-        vw.finish()
+    learners = set(vw.get_enabled_learners())
+    words = shlex.split(vw.get_arguments())
     hash_all = _value(words, "--hash") == "all"
+    explorers = sorted(each for each in learners if "explore" in each)
+    odd = sorted(learners - _LINEAR)
+    # The doubly robust and direct methods keep a second set of weights among the first.
+    linear = not odd and (_value(words, "--cb_type") or "mtr") in ("mtr", "ips")
+    if "cb_adf" not in learners or (explorers and not linear):
+        made_by = f"--cb_type {_value(words, '--cb_type')}" if not odd else ", ".join(odd)
+        vw.finish()
+        raise BadPolicy(
+            f"{spec}: {path} was made by VW's {made_by}; understood are linear models of --cb_explore_adf with one "
+            "policy in them (--cb_type mtr or ips), and any of --cb_adf"
+        )
+    n_learned: int | None = None
+    weights, args = np.empty(0, np.float32), None
+    try:
+        if linear:
+            weights, args, n_learned = _read(data, vw, words)
+    except CorruptModel as error:
+        vw.finish()
+        raise BadPolicy(f"{spec}: {path}: {error.message}") from None
+    if not explorers:
+        return Model(weights, args, hash_all, n_learned, vw)
+    vw.finish()
     return Model(weights, args, hash_all, n_learned, _scorer(spec, words, weights))
 
 
 def _read(data: bytes, vw: Workspace, words: list[str]) -> tuple[NDArray[np.float32], ModelArgs | None, int | None]:
+    """
+    :raises CorruptModel: it was cut short, or shrinks its weights in a way that cannot be read
+    """
     bits = int(_value(words, "--bit_precision") or 18)
     args: ModelArgs | None
     try:
         args = ModelArgs.parse(f"-b {bits} {shlex.join(_that_matter(words))}")
+        # A pair of one letter is hashed in the order of its features, which a log's own texts are free to choose.
+        if any(WILDCARD in term or len(set(term)) < len(term) for term in args.interactions):
+            args = None
     except UnsupportedArgument:
         args = None
-    try:
-        # An explorer's own state, or a learning rule without all of its records, VW alone can read.
-        sgd = "--sgd" in words or "--adaptive" in words or "--normalized" in words or "--invariant" in words
-        if not sgd:
+    if not {"--sgd", "--adaptive", "--normalized", "--invariant"} & set(words):
+        try:
             state = read_state(data)
+        except CorruptModel:
+            pass  # An explorer's own state stands between; as with other kinds of records, VW alone can read it.
+        else:
             return weights_from_model(data, args or ModelArgs(bits=bits)), args, state.n_learned
-    except CorruptModel:
-        pass
-    weights = np.fromiter(map(vw.get_weight, range(vw.num_weights())), np.float32, vw.num_weights())
-    if _SHAPES_SCORES & set(words):
-        args = None
-    return weights, args, None
+    if _SHRINKING & set(words):
+        raise CorruptModel("it was made with --l1 or --l2, by an explorer or learner that keeps more than weights")
+    return np.fromiter(map(vw.get_weight, range(vw.num_weights())), np.float32, vw.num_weights()), args, None
 
 
 def _scorer(spec: str, words: list[str], weights: NDArray[np.float32]) -> Workspace:
