@@ -72,8 +72,10 @@ NOT_COMPARED = (
         "chose are compared above.",
     ),
     Reason(
-        r"vwe/.*/(cressieread|mle_empirical_likelihood)", "vw-estimators' Cressie-Read and empirical likelihood",
-        "Compared where likelihood intervals are made (tests/replay/test_intervals*.py).",
+        r"vwe/.*/estimates/(cressieread|mle_empirical_likelihood)",
+        "vw-estimators' Cressie-Read and empirical likelihood values",
+        "Deliberate: of what rests on weights alone, snips and beta_ips use that weights average 1 as well. Their "
+        "intervals are compared above.",
     ),
     Reason(
         r"vwe/.*/clopper_pearson/", "vw-estimators' Clopper-Pearson",
@@ -108,7 +110,7 @@ def family_of(where: Where) -> str:
     kind = {
         "estimates": "estimates", "tuned": "with obp's lambda", "relative_ee": "errors", "weights": "weights",
         "gaussian_ci95_ips_ddof1": "standard errors", "obp_lower_bounds_delta0.05": "standard errors",
-        "bounds_delta0.05": "standard errors", "intervals_alpha0.05": "standard errors",
+        "bounds_delta0.05": "standard errors", "intervals_alpha0.05": "intervals",
     }.get(part, "means and counts")  # fmt: skip
     return f"{source[where[0]]}: {kind}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from scipy import stats
 from replay.estimators import Estimator, event_variance, family, parse_estimator, squares, terms_for
 from replay.events import Batch, Candidates
 from replay.expectations import expectations
+from replay.intervals.likelihood import likelihood
 from replay.sums import Sums
 
 Z = 1.959963984540054
@@ -109,19 +110,24 @@ def synthetic(directory: Path, reference: dict[str, Any]) -> Iterator[Recomputed
                 "relative_ee": errors(values, wanted["truth_on_these_contexts"]),
             },
         )  # fmt: skip
-        for key, vw in reference["vwe"]["synth"].items():
+        for key in reference["vwe"]["synth"]:
             if key.split(":")[0] == case:
-                yield Recomputed(("vwe", "synth", key), of_vw(sums, vw))
+                yield Recomputed(("vwe", "synth", key), of_vw(sums, key))
 
 
-def of_vw(sums: Sums, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What vw-estimators has too."""
+def of_vw(sums: Sums, key: str) -> dict[str, Any]:
+    """What vw-estimators has too.
+
+    :param key: ``mild``, or with the largest weight that can be, ``mild:wmax=5.1``
+    """
     value, se = on_rows(parse_estimator("ips", slates=False), sums)
     snips = parse_estimator("snips", slates=False).value(sums)
-    out: dict[str, Any] = {"estimates": {"ips": value, "snips": snips}}
-    if "gaussian" in wanted["intervals_alpha0.05"]:
-        out["intervals_alpha0.05"] = {"gaussian": gaussian(value, se)}
-    return out
+    sums.weight_bound = float(key.partition("wmax=")[2] or inf)
+    low, high = likelihood(sums, 0.05, reward_range=(0.0, 1.0), difference=False)
+    return {
+        "estimates": {"ips": value, "snips": snips},
+        "intervals_alpha0.05": {"gaussian": gaussian(value, se), "cressieread": {"0": low, "1": high}},
+    }
 
 
 def open_bandit(directory: Path, reference: dict[str, Any]) -> Iterator[Recomputed]:
@@ -169,7 +175,7 @@ def open_bandit(directory: Path, reference: dict[str, Any]) -> Iterator[Recomput
                 "relative_ee": errors(values, on_policy),
             },
         )  # fmt: skip
-        yield Recomputed(("vwe", "obd", case), of_vw(sums, reference["vwe"]["obd"][case]))
+        yield Recomputed(("vwe", "obd", case), of_vw(sums, case))
 
 
 def batches(arrays: Any, log: str, n_items: int, size: int = 3000) -> Iterator[tuple[Batch, Any]]:
