@@ -60,9 +60,8 @@ def obp_log(
 
 def _arrays(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise BadLog(f"{path} is no .npz")
+        # Opened here: where the file is no archive, NumPy would leave it open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {}
             for name in file.files:
                 try:
