@@ -19,6 +19,8 @@ BAR: Final = 7
 AXIS: Final = 24
 PLOT: Final = 170
 BARS: Final = 64
+CROWDED: Final = 30
+"""Stretches of time from which on their marks are drawn smaller."""
 WITHIN: Final = 0.88
 """How much of its height a histogram fills: above it there is room for words."""
 
@@ -161,7 +163,7 @@ def _stretch(part: Part, at: float, width: float, scale: Linear) -> Markup:
         told(said),
         target,
         el("line", x1=pct(at), x2=pct(at), y1=top, y2=bottom, class_=f"whisker {status}"),
-        mark(at, PLOT * (1 - scale.at(part.difference)), status, size=4.5),
+        mark(at, PLOT * (1 - scale.at(part.difference)), status, size=4.5 if width > 1 / CROWDED else 3.2),
     )
 
 
@@ -290,7 +292,7 @@ def weights(summary: WeightSummary, *, name: str) -> dict[str, Markup] | None:
             drawn.append(_column(begin, end - begin - 0.002, PLOT * WITHIN * laid.heights.at(count), said))
     one = pct(laid.x(1.0))
     drawn.append(el("line", x1=one, x2=one, y1=0, y2=PLOT, class_="reference"))
-    late = laid.x(1.0) > 0.8
+    late = laid.x(1.0) > 0.55
     drawn.append(
         el("text", "counted once", x=one, y=10, dx=-6 if late else 6, text_anchor="end" if late else "start",
            class_="label halo")

@@ -206,13 +206,14 @@ def _verdict(policy: PolicyAnswer, evaluation: Evaluation) -> str:
 
 def _detail(policy: PolicyAnswer, i: int, evaluation: Evaluation) -> Detail:
     name = policy.name
+    known = policy.difference is not None and words.same(policy.difference)
     return Detail(
         policy=policy,
         anchor=f"policy-{i + 1}",
         status=_status(policy),
         verdict=_verdict(policy, evaluation),
         facts=_facts(policy, evaluation),
-        time=_time(policy.over_time, name) if len(policy.over_time) > 1 else None,
+        time=_time(policy.over_time, name) if len(policy.over_time) > 1 and not known else None,
         parts=[_part(part) for part in policy.over_time],
         weights=charts.weights(policy.weights, name=name) if policy.weights is not None else None,
         bars=_bars(policy),

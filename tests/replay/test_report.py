@@ -88,8 +88,9 @@ def test_rounding_is_no_difference():
     made = example.evaluation([logged])
     assert "the same as production" in table(made)
     html = render(made)
-    assert "0.00000" not in html
+    assert "0.000000" not in html
     assert "000,000" not in html
+    assert "over time</b>" not in html
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 7))
