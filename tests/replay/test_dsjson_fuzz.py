@@ -51,6 +51,10 @@ def read_all(data: bytes) -> dict[str, list[int]]:
                     assert len(log.problems().examples) <= 5
                 except BadLog:
                     continue
+            # What cannot be read only shows where it is asked for.
+            by_needs = [found.get(f"{outcomes} {needs}") for needs in NEEDS]
+            if by_needs[0] is not None:
+                assert all(set(places or ()) <= set(by_needs[0]) for places in by_needs)
     return found
 
 
