@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from replay.errors import BadPolicy
-from replay.events import Assignment, Batch
+from replay.events import Assignment, Batch, Needs
 from replay.policies.base import PolicyBase, candidate_starts, place_of_slot
 
 
@@ -23,6 +23,10 @@ class Logged(PolicyBase):
 
 class Uniform(PolicyBase):
     """Each candidate of a slot with the same probability, of those not shown above it."""
+
+    def needs(self, pmf: bool) -> Needs:
+        """The candidates, if their probabilities are wanted; else how many there were, which every batch has."""
+        return Needs(candidates=pmf)
 
     def assign(self, batch: Batch, pmf: bool) -> Assignment:
         """
