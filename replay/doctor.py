@@ -36,7 +36,8 @@ FEWEST_EVENTS: Final = 200
 """Below this the tests by chance see only gross faults."""
 
 WIDTH: Final = 100
-MOST_ROWS: Final = 40
+MOST_ROWS: Final = 10
+"""Of each facet, besides those that are wrong."""
 _MARKS: Final = {"refusal": "WRONG", "warning": "look", "ok": "ok"}
 
 
@@ -224,11 +225,13 @@ def _told(check: Check) -> list[str]:
 def _table(rows: list[Row]) -> list[str]:
     if not rows:
         return []
-    # What is wrong is never cut off; of long lists of what is right the latest are shown.
-    kept = [row for row in rows if row.wrong or not row.facet]
+    # What is wrong is never cut off; of what is right, the latest days and the labels with the most slots are shown.
+    kept = {i for i, row in enumerate(rows) if row.wrong or not row.facet}
     for facet in dict.fromkeys(row.facet for row in rows if row.facet):
-        kept += [row for row in rows if row.facet == facet and not row.wrong][-(MOST_ROWS // 4) :]
-    shown = [row for row in rows if row in kept]
+        right = [i for i, row in enumerate(rows) if row.facet == facet and not row.wrong]
+        right = right if facet in ("day", "slot") else sorted(right, key=lambda i: rows[i].slots)
+        kept.update(right[-MOST_ROWS:] if facet != "slot" else right[:MOST_ROWS])
+    shown = [rows[i] for i in sorted(kept)]
     lines = ["", f"{'':28}{'slots':>12}{'mean 1/p':>12}{'expected':>12}{'ratio':>9}{'± error':>9}"]
     for row in shown:
         name = f"{row.facet} {row.label}".strip() or "all"
