@@ -210,12 +210,15 @@ class Sides(NamedTuple):
         """Of both sides with half the stake each: at least log(1 / alpha) with probability alpha if m is the truth."""
         return float(np.logaddexp(self.larger.log_wealth(m), self.smaller.log_wealth(self.mirrored(m))) - np.log(2.0))
 
-    def interval(self, alpha: float) -> tuple[float, float]:
-        """What neither side has ruled out at alpha / 2."""
+    def interval(self, alpha: float) -> tuple[float, float] | None:
+        """What neither side has ruled out at alpha / 2.
+
+        :returns: None if nothing is left. Then weights do not have mean 1, or the truth was missed, by bad luck
+        """
         threshold, low = float(np.log(2.0 / alpha)), (-1.0 if self.difference else 0.0)
         first = self.larger.bound(threshold, low, 1.0)
         last = self.mirrored(self.smaller.bound(threshold, low, 1.0))
-        return min(first, last), max(first, last)
+        return (first, last) if first <= last else None
 
 
 def sides(

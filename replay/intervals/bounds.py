@@ -26,7 +26,7 @@ def identification_bounds(
         or no candidate; then weights have mean 1 - uncovered
     :param reward_range: lowest and highest reward of an event
     :returns: None if there is no reward range; the whole range where nothing narrower holds (a sample whose rate
-        changed, sums without a table, feeds with rewards of both signs)
+        changed, sums without a table, feeds with rewards of both signs, weights whose mean contradicts ``uncovered``)
     :raises BadQuestion: uncovered or alpha is no probability; rewards were seen outside the range
     """
     if not 0.0 <= uncovered <= 1.0:

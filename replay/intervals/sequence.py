@@ -23,18 +23,24 @@ merge; see :func:`points` for why cells never overstate it.
 
 from __future__ import annotations
 
+from math import ceil, log
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from replay.errors import BadQuestion
-from replay.events import F64
+from replay.events import F64, I64
 from replay.intervals.bets import sides
 from replay.results import Interval
 from replay.sums import Sums
 from replay.weight_table import WeightTable
 
 _SLACK: Final = 1e-9
+_MOST_POINTS: Final = 16_384
+_COARSE_RATIO: Final = 1.03
+_SMALLEST: Final = 1e-8
+"""Share of the largest weight below which weights are not told apart from 0 where there are many points."""
+_COARSE_REWARDS: Final = 33
 
 
 class Points(NamedTuple):
@@ -85,7 +91,35 @@ def points(table: WeightTable, reward_range: tuple[float, float]) -> Points:
     g = np.concatenate([g_ends[j] for _, j in shares])
     times = np.maximum(np.concatenate(list(shares.values())), 0.0)
     used = times > 0
-    return Points(w[used], g[used], times[used])
+    found = Points(w[used], g[used], times[used])
+    return found if len(found.w) <= _MOST_POINTS else coarser(found)
+
+
+def coarser(many: Points) -> Points:
+    """Fewer points, for the same reason still no better: each goes to the four corners of the cell of a grid.
+
+    Rewards of 0 stay there, and no other becomes 0.
+    """
+    top = float(many.w.max())
+    positive = many.g[many.g > 0.0]
+    steps = ceil(-log(_SMALLEST) / log(_COARSE_RATIO))
+    w_grid = np.concatenate([[0.0], np.geomspace(_SMALLEST * top, top, steps)]) if top > 0.0 else np.zeros(1)
+    g_grid = np.unique([0.0, *np.linspace(positive.min(), 1.0, _COARSE_REWARDS)]) if len(positive) else np.zeros(1)
+    w_at, w_up = _between(many.w, w_grid)
+    g_at, g_up = _between(many.g, g_grid)
+    times = np.zeros((len(w_grid) + 1, len(g_grid) + 1))
+    for i, w_share in ((0, 1.0 - w_up), (1, w_up)):
+        for j, g_share in ((0, 1.0 - g_up), (1, g_up)):
+            np.add.at(times, (w_at + i, g_at + j), many.times * w_share * g_share)
+    used = np.nonzero(times > 0.0)
+    return Points(w_grid[used[0]], g_grid[used[1]], times[used])
+
+
+def _between(x: F64, edges: F64) -> tuple[I64, F64]:
+    """The edge at or below each, and how far it is towards the next, in [0, 1]."""
+    at = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 1)
+    width = np.diff(edges, append=edges[-1])[at]
+    return at, np.divide(x - edges[at], width, out=np.zeros_like(x), where=width > 0.0).clip(0.0, 1.0)
 
 
 def sequence(
@@ -100,7 +134,7 @@ def sequence(
 
     :param reward_range: lowest and highest reward of an event
     :returns: None where bets cannot be settled: no reward range, a sample whose rate changed, sums without a table,
-        feeds with rewards of both signs
+        feeds with rewards of both signs; or where no value is left, as weights do not have mean 1
     :raises BadQuestion: alpha is not between 0 and 1; rewards were seen outside the range
     """
     ends = settled(sums, alpha=alpha, reward_range=reward_range, difference=difference, uncovered=0.0)
@@ -113,7 +147,7 @@ def settled(
     """The ends of :func:`sequence`, in rewards.
 
     :param uncovered: the target's mass on what the log could never show, see :func:`sides`
-    :returns: None where bets cannot be settled
+    :returns: None where bets cannot be settled, or leave nothing
     :raises BadQuestion: alpha is not between 0 and 1; rewards were seen outside the range
     """
     if not 0.0 < alpha < 1.0:
@@ -129,17 +163,19 @@ def settled(
     if not low < high:
         raise BadQuestion(f"reward range {low:g} to {high:g} is empty; give the lowest and the highest reward")
     seen = points(table, (low, high))
-    first, last = (-1.0, 1.0) if difference else (0.0, 1.0)
+    ends: tuple[float, float] | None = (-1.0, 1.0) if difference else (0.0, 1.0)
     if len(seen.times):
-        first, last = sides(
+        ends = sides(
             *seen,
             bound=weight_bound(sums, seen),
             difference=difference,
             mean_weight_is_one=table.mean_weight_is_one,
             uncovered=uncovered,
         ).interval(alpha)
+    if ends is None:
+        return None
     start, spread = (0.0 if difference else low), high - low
-    return start + spread * first, start + spread * last
+    return start + spread * ends[0], start + spread * ends[1]
 
 
 def weight_bound(sums: Sums, seen: Points) -> float:
