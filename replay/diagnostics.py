@@ -154,7 +154,9 @@ def _more(sums: Sums, size: float) -> str:
         f"Had all that the target wants been logged with propensity {_number(lowest)} or more, "
         "this many events would do."
     )
-    if lowest > 0.1:
+    if sums.terms.slates:
+        advice = "Weights multiply down the list: a target nearer to what was logged, or shorter lists, need far less."
+    elif lowest > 0.1:
         advice = f"Log with a floor under the propensities, and {WARN_ESS:.0f} / floor events: those are enough."
     if needed is not None:
         advice += f" Logged like these, about {_rounded(needed - n)} more events are needed."
@@ -174,7 +176,7 @@ def events_for_ess(n: int, size: float, wanted: float = WARN_ESS) -> int | None:
 def check_share(sums: Sums) -> Check:
     """The largest event's share of all weight; in slates, of all weighted rewards."""
     name = "largest weight"
-    if sum_of(sums, "w") <= 0:
+    if sum_of(sums, "w@1" if "w@1" in sums.names else "w") <= 0:
         sentence = f"The target would have shown nothing of what was logged in {sums.n:,} events."
         advice = "Check that it was computed on the same candidates, under the same ids."
         return Check(name, "refusal", 1.0, REFUSE_SHARE, sentence, advice)
@@ -189,7 +191,7 @@ def check_share(sums: Sums) -> Check:
     if level == "ok":
         return Check(name, level, share, WARN_SHARE, sentence)
     if level == "warning":
-        sentence += f" The heaviest alone has {100 * share:.0f} %."
+        sentence += "" if sums.terms.slates else f" The heaviest alone has {100 * share:.0f} %."
         return Check(name, level, share, WARN_SHARE, sentence, "Look at these events, or shrink the weights (dros).")
     advice = "The estimate is little but that event's reward."
     return Check(name, level, share, REFUSE_SHARE, sentence, advice)
@@ -239,11 +241,14 @@ def check_mean_weight(sums: Sums, *, uncovered: float = 0.0) -> list[Check]:
     chance = min(1.0, len(by_slot) * erfc(abs(z) / sqrt(2)))
     level: Level = "warning" if chance < erfc(WARN_Z / sqrt(2)) else "ok"
     sentence = f"Down to slot {slot} the weights average {_with_error(mean, error)}, where 1 is expected."
-    advice = "" if level == "ok" else _WRONG_MEAN if z > 0 else _MISSING_WEIGHTS + _WRONG_MEAN
+    advice = "" if level == "ok" else _WRONG_MEAN if z > 0 else _MISSING_WEIGHTS
     return [Check("mean weight", level, z, WARN_Z, sentence, advice, f"slot {slot}")]
 
 
-_MISSING_WEIGHTS: Final = "Rare large weights may be missing from this sample: then the value is too low as well. "
+_MISSING_WEIGHTS: Final = (
+    "Rare large weights are missing from this sample, as they mostly are where the tail is heavy: the value is then "
+    "more likely too low than too high."
+)
 _WRONG_MEAN: Final = (
     "The logged propensities are not those that were drawn from, or the target was not computed on what was logged. "
     "`python -m replay doctor LOG` finds the day, model or slot."
@@ -269,7 +274,7 @@ def _mean_weight(sums: Sums, expected: float, name: str = "mean weight", where: 
         sentence += f": {abs(z):.0f} standard errors away, beyond chance."
         return Check(name, level, z, REFUSE_Z, sentence, _WRONG_MEAN, where)
     if level == "warning" and z < 0 and proof < REFUSE_EVIDENCE:
-        return Check(name, level, z, WARN_Z, sentence + ".", _MISSING_WEIGHTS + _WRONG_MEAN, where)
+        return Check(name, level, z, WARN_Z, sentence + ".", _MISSING_WEIGHTS, where)
     return Check(name, level, z, WARN_Z, sentence + ".", _WRONG_MEAN if level == "warning" else "", where)
 
 

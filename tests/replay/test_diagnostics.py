@@ -156,6 +156,7 @@ def test_rare_large_weights_that_were_not_drawn_do_not_refuse():
     (check,) = diagnostics.check_mean_weight(sums_of(np.full(1000, 0.7), bound=3000.0))
     assert check.level == "warning"
     assert "Rare large weights" in check.advice
+    assert "doctor" not in check.advice
     (check,) = diagnostics.check_mean_weight(sums_of(np.full(1000, 0.7), bound=2.0))
     assert check.level == "refusal"
 
@@ -303,6 +304,18 @@ def test_on_policy_slates_are_worth_what_they_are(rng):
     assert weight_measures.effective_events(sums) == pytest.approx(500)
     nothing = sums_of(weight, np.zeros(len(weight)), starts=starts)
     assert weight_measures.effective_events(nothing) == pytest.approx(500)
+
+
+def test_slates_whose_lower_slots_are_never_the_targets_are_judged_by_the_upper(rng):
+    # A target that never shows the second slot as logged still shows the first: its rewards there count.
+    weight, reward, starts = slates(rng, 4000, 2, lambda rng, size: np.ones(size))
+    weight[1::2] = 0.0
+    found = diagnostics.checks(sums_of(weight, reward, starts=starts))
+    assert levels(found)["largest weight"] == "ok"
+    assert diagnostics.refusal(found) is None
+    weight[:] = 0.0
+    reason = diagnostics.refusal(diagnostics.checks(sums_of(weight, reward, starts=starts)))
+    assert "nothing of what was logged" in (reason or "")
 
 
 def test_slices_of_slates_have_effective_sizes_without_a_table(rng):
