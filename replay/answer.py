@@ -109,6 +109,11 @@ def _version() -> str:
 
 def _of_policy(policy: Policy, collected: Collected, sums: PolicySums, options: Options) -> PolicyAnswer:
     whole, primary = sums.whole, sums.primary
+    if sums.unsupported:
+        return PolicyAnswer(
+            name=policy.name, spec=policy.spec, refused=sums.unsupported, primary=primary.name, estimates=[],
+            difference=None, weights=None, checks=[Check("support", "refusal", None, None, sums.unsupported)],
+        )  # fmt: skip
     checks = _checks(sums, collected, policy, options)
     refused = diagnostics.refusal(checks)
     answer = PolicyAnswer(

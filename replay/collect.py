@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.disagreement import TEST_FOLD
-from replay.errors import BadQuestion
+from replay.errors import BadQuestion, Unsupported
 from replay.estimators import Estimator, terms_for
 from replay.events import F64, I64, U8, Batch, Log, Needs, Policy, fold_of, mixed
 from replay.expectations import expectations
+from replay.policies.feed_policies import FeedPolicy
+from replay.policies.feed_support import refuse_unsupported
 from replay.prefetch import prefetched
+from replay.readers.service_feeds import Feeds
 from replay.sums import SLICE_BUCKETS, Sums
 from replay.terms import Term, TermSet
 from replay.timeline import Timeline
@@ -60,6 +63,7 @@ class PolicySums:
     :ivar whole: over all events
     :ivar slices: by field and value
     :ivar times: over stretches of time
+    :ivar unsupported: why the log cannot answer for this policy, found on the way; empty if nothing was
     :ivar tested: over the viewers that are kept apart for tests of assumptions; None if none are
     :ivar updates: how often a policy that learns along the log has learned; None of others
     """
@@ -78,6 +82,7 @@ class PolicySums:
         pairs = [each for more, less, _ in asked.pairs for each in (more, less)]
         self.tested = Sums(terms_for(pairs, slates=True), table=False, top=1) if pairs else None
         self.updates: int | None = None
+        self.unsupported = ""
 
     def _part(self) -> Sums:
         return Sums(
@@ -105,6 +110,8 @@ class PolicySums:
 
     def merge(self, other: PolicySums) -> PolicySums:
         """Both together; neither is changed."""
+        if self.unsupported or other.unsupported:
+            return self if self.unsupported else other
         if self.primary != other.primary or self.estimators != other.estimators:
             raise BadQuestion("what was collected with different estimators does not merge")
         both = PolicySums(self._asked, self.estimators, with_q=self.with_q, slates=self.whole.terms.slates)
@@ -244,8 +251,18 @@ def read(log: Log, policies: Sequence[Policy], asked: Callable[[bool], Asked], *
 def _assign(
     collected: Collected, policy: Policy, batch: Batch, asked: Asked, q: F64 | None, *, log_marginals: bool
 ) -> None:
-    assignment = policy.assign(batch, pmf=q is not None)
     sums = collected.policies.get(policy.name)
+    if sums is not None and sums.unsupported:
+        return
+    try:
+        assignment = policy.assign(batch, pmf=q is not None)
+        if isinstance(batch.source, Feeds) and not isinstance(policy, FeedPolicy):
+            refuse_unsupported(batch, assignment.propensity)
+    except Unsupported as error:
+        sums = sums or PolicySums(asked, [], with_q=False, slates=collected.slates)
+        sums.unsupported = error.message
+        collected.policies[policy.name] = sums
+        return
     with_q = q is not None and assignment.pmf is not None
     if sums is None:
         estimators = [each for each in asked.estimators if with_q or not each.needs_q]

@@ -17,6 +17,12 @@ class BadPolicy(BanditError):
     code = "bad_policy"
 
 
+class Unsupported(BadPolicy):
+    """The target would show what the log could never have shown: a refusal, not a mistake of the one who asks."""
+
+    code = "unsupported"
+
+
 class BadQuestion(BanditError):
     """An estimator, interval, level, slice or reward formula that does not exist or does not fit this log."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bandit.errors import BanditError
 from bandit.ranker import CALLER_ORDER
-from replay.errors import BadPolicy
+from replay.errors import BadPolicy, Unsupported
 from replay.events import F64, Batch, event_of_slot
 from replay.policies.feed_draw import Draw
 from replay.policies.feed_models import History, scores_of
@@ -44,7 +44,7 @@ def refuse_unsupported(
     :param batch: of a service's log
     :param propensity: shape (S,), of the target
     :param draw_of: how the target draws a decision; None for policies that do not draw as the service does
-    :raises BadPolicy: with the share of its choice that goes to what could not be shown there as
+    :raises Unsupported: with the share of its choice that goes to what could not be shown there as
         ``detail["uncovered"]``; None where that cannot be told
     """
     feeds: Feeds = batch.source
@@ -60,7 +60,7 @@ def refuse_unsupported(
     first = int(np.argmax(bad))
     entry, slot = feeds.entries[event[first]], first - int(feeds.starts[event[first]])
     share = "how much cannot be told" if uncovered is None else f"about {uncovered:.1%} of its choice"
-    raise BadPolicy(
+    raise Unsupported(
         f"config {entry.decision.config} drew slot {slot} with floor {feeds.floor[first]:g}: some candidates had no "
         f"chance to be shown there, and the target would show some of those ({share}; {bad.sum()} slots of "
         f"{len(feeds.entries)} decisions, the first at position {entry.pos}). Such a log does not answer; log with a "

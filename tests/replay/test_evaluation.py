@@ -11,7 +11,7 @@ import pytest
 from replay import evaluate, from_arrays
 from replay.answer import Options, answer
 from replay.collect import collect
-from replay.errors import BadLog, BadPolicy, BadQuestion
+from replay.errors import BadLog, BadPolicy, BadQuestion, Unsupported
 from replay.evaluation import named, wanted
 from replay.events import Needs
 from replay.results import Evaluation
@@ -258,6 +258,29 @@ def test_only_what_is_asked_for_is_read() -> None:
     seen: list[Needs] = []
     log = drawn(50)
     inner = log.batches
-    log.batches = lambda needs: seen.append(needs) or inner(needs)  # type: ignore[func-returns-value, method-assign]
+    log.batches = lambda needs: seen.append(needs) or inner(needs)  # type: ignore[func-returns-value]
     evaluate(log, ["new=column:new"], model="none")
     assert not any(needs.candidates or needs.texts for needs in seen)
+
+
+def test_what_cannot_be_supported_is_a_refusal_of_that_policy_alone() -> None:
+    class Beyond:
+        name, spec, stationary = "beyond", "beyond", True
+
+        def needs(self, pmf: bool) -> Needs:
+            return Needs()
+
+        def prepare(self, log: Any) -> None:
+            pass
+
+        def assign(self, batch: Any, pmf: bool) -> Any:
+            raise Unsupported("slot 1 was drawn with floor 0")
+
+        def largest_weight(self, batch: Any, assignment: Any) -> float:
+            raise AssertionError("not asked")
+
+    result = evaluate(drawn(200), [Beyond(), "uniform"])
+    beyond, uniform = result.policies
+    assert beyond.refused == "slot 1 was drawn with floor 0"
+    assert beyond.estimates == []
+    assert uniform.refused is None

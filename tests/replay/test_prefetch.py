@@ -23,8 +23,7 @@ def test_what_the_source_raises_is_raised_after_what_came_before() -> None:
 
     got = []
     with pytest.raises(ValueError, match="broken"):
-        for each in prefetched(source()):
-            got.append(each)
+        got.extend(prefetched(source()))
     assert got == [1]
 
 

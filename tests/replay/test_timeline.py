@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,7 +67,7 @@ def test_events_without_a_time_are_in_none() -> None:
 
 
 def test_each_length_divides_the_next() -> None:
-    assert all(longer % shorter == 0 for shorter, longer in zip(LENGTHS, LENGTHS[1:], strict=False))
+    assert all(longer % shorter == 0 for shorter, longer in pairwise(LENGTHS))
 
 
 @given(
