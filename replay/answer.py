@@ -160,6 +160,16 @@ def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Opt
     found = diagnostics.checks(
         whole, viewers=collected.viewers, uncovered=_uncovered(policy), reward_range=whole.reward_range, error=error
     )
+    until = getattr(policy, "learned_until", None)
+    if until is not None and until > collected.first_place:
+        found.append(
+            Check(
+                "learned from this log", "warning", float(until), collected.first_place,
+                f"The model of {policy.name} has learned from this log up to position {until:,}, so from rewards that "
+                "it is judged by here: its value is too high.",
+                f"Judge it by what came after: --after {until}.",
+            )
+        )  # fmt: skip
     tested = sums.tested
     if tested is not None:
         pairs = sums.pairs

@@ -136,6 +136,7 @@ class Collected:
         self.events = 0
         self.slots = 0
         self.first_time, self.last_time = np.inf, -np.inf
+        self.first_place: float = np.inf
         self.slates = False
         self.policies: dict[str, PolicySums] = {}
         self.production: Sums | None = None
@@ -149,6 +150,7 @@ class Collected:
         self.production.add(batch, np.ones(batch.n_slots), weight_bound=1.0)
         self.events += batch.n
         self.slots += batch.n_slots
+        self.first_place = min(self.first_place, float(batch.place.min()))
         known = batch.time[np.isfinite(batch.time)]
         if len(known):
             self.first_time = min(self.first_time, float(known.min()))
@@ -180,6 +182,7 @@ class Collected:
         both.events, both.slots = self.events + other.events, self.slots + other.slots
         both.first_time = min(self.first_time, other.first_time)
         both.last_time = max(self.last_time, other.last_time)
+        both.first_place = min(self.first_place, other.first_place)
         both.slates = self.slates
         both._viewers = self._viewers | other._viewers
         assert self.production is not None

@@ -42,6 +42,7 @@ def add_parser(subparsers: Any) -> None:
     add("--reward-model", metavar="KIND", default="auto", help="for dm, dr and the like: auto, none, or a kind")
     add("--weight-bound", metavar="W", type=float, help="no weight can be larger than this, as far as you know")
     add("--reward-range", metavar=("LOW", "HIGH"), type=float, nargs=2, help="of an event, if the log does not say")
+    add("--after", metavar="POSITION", type=int, help="of a service's log, only decisions after this position")
     add("--test-assumptions", action="store_true", help="test what estimators of feeds assume, on a fifth of viewers")
     add("--kind", choices=("service", "dsjson", "parquet", "obd"), help="of the log (default: found out)")
     add("--on-broken", choices=("skip", "fail"), default="skip", help="a line that cannot be read (default: skip)")
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
                 kind=arguments.kind,
                 reward=arguments.reward,
                 on_broken=arguments.on_broken,
+                after=arguments.after,
                 progress=progress,
                 estimators=tuple(arguments.estimator),
                 interval=arguments.interval,

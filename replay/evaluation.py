@@ -35,6 +35,7 @@ def evaluate(
     kind: str | None = None,
     reward: str | None = None,
     on_broken: str = "skip",
+    after: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
     **options: Any,
 ) -> Evaluation:
@@ -51,14 +52,17 @@ def evaluate(
     :param log: an opened one, or a path for `replay.readers.open_log`
     :param policies: what `replay.policies.as_policy` takes (specs, arrays, callables, policies), by name if a
         mapping; a spec may carry its own: ``NAME=SPEC``
-    :param kind, reward, on_broken: for `open_log`, if ``log`` is a path
+    :param kind, reward, on_broken, after: for `open_log`, if ``log`` is a path
     :param progress: told, now and then, how much of how much is read
     :param options: see :class:`Options`
     :raises BadLog, BadPolicy, BadQuestion: what is wrong, what is allowed, what to do
     """
     started = time.monotonic()
     asked = Options(**options)
-    opened = open_log(Path(log), kind=kind, reward=reward, on_broken=on_broken) if isinstance(log, str | Path) else log
+    more = {} if after is None else {"after": after}
+    if isinstance(log, str | Path):
+        log = open_log(log, kind=kind, reward=reward, on_broken=on_broken, **more)
+    opened = log
     targets = named(policies)
     for policy in targets:
         policy.prepare(opened)

@@ -40,11 +40,13 @@ class Model(NamedTuple):
 
     :ivar weights: shape (2 ** args.bits,)
     :ivar n_learned: outcomes that it has learned from
+    :ivar learned_until: position of the log up to which it has; None for a file, of which that is not known
     """
 
     weights: NDArray[np.float32]
     args: ModelArgs
     n_learned: int
+    learned_until: int | None = None
 
 
 def scores_of(model: Model, feeds: Feeds, i: int) -> NDArray[np.float32]:
@@ -140,7 +142,7 @@ def _arguments(options: str, bits: int) -> ModelArgs:
 def _of_log(published: PublishedModel, log: ServiceLog) -> Model:
     try:
         model = log.models.read(published.digest)
-        return Model(weights_from_model(model, log.args), log.args, published.learned)
+        return Model(weights_from_model(model, log.args), log.args, published.learned, published.position)
     except CorruptModel as error:
         raise BadPolicy(error.message) from None
 

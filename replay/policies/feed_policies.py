@@ -156,6 +156,11 @@ class RankedFeed(FeedPolicy):
             self._floor = document.floor if isinstance(document.floor, list) else [document.floor]
         self._model = None if self._named == LOGGED else find_model(self._named, log)
 
+    @property
+    def learned_until(self) -> int | None:
+        """Position up to which the one model that it ranks with has learned from this log, if it has."""
+        return None if self._model is None else self._model.learned_until
+
     def draw(self, feeds: Feeds, i: int) -> Draw:
         return self._draw(feeds, i, self._floors(feeds))
 

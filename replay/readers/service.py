@@ -47,6 +47,7 @@ STILL_OPEN: Final = "window still open at the end of the log"
 NOT_SHOWN: Final = "never shown: it was to be activated, and was not"
 ALTERED: Final = "another list was shown than the ranking's beginning"
 UNDEFINED: Final = "the reward formula has no value for a slot that was seen"
+BEFORE: Final = "before the position that was asked for"
 
 
 class ServiceLog:
@@ -62,6 +63,7 @@ class ServiceLog:
         itself; those it may use by the name ``reward``. What was seen without a signal gets its value with all
         signals 0
     :param window_s: reward window in seconds, in place of the configured ones
+    :param after: only decisions after this position: those that a model of that position has not learned from
     :raises BadLog: there is no log, or it is none of this release
     :raises BadQuestion: the formula cannot be used with this log
     """
@@ -69,7 +71,9 @@ class ServiceLog:
     kind = "service"
     marginals = False
 
-    def __init__(self, path: str | Path, *, reward: str | None = None, window_s: float | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, reward: str | None = None, window_s: float | None = None, after: int = 0
+    ) -> None:
         self.name = str(path)
         given = Path(path)
         self.path = given.parent if given.name == "log.db" else given
@@ -87,6 +91,9 @@ class ServiceLog:
         if window_s is not None and not window_s > 0:
             raise BadQuestion(f"a reward window of {window_s} s is not possible; it must be above 0")
         self._window_s = window_s
+        if after < 0:
+            raise BadQuestion(f"after={after} is no position of a log; they begin at 1")
+        self._after = after
         self._reward_of = None if reward is None else asked_reward(reward, self.configs)
         self.items = ItemVersions(self.log)
         self.models = ModelFiles(self.path)
@@ -231,6 +238,9 @@ class ServiceLog:
         n_listed = 0
         listed = needs.candidates or needs.texts
         for joined, verdicts in group:
+            if joined.pos <= self._after:
+                self._leave_out(BEFORE, joined)
+                continue
             if not joined.activated or joined.altered:
                 self._leave_out(ALTERED if joined.altered else NOT_SHOWN, joined)
                 continue
