@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from msgspec import Raw
 
 from replay.errors import BadLog
@@ -24,6 +25,7 @@ RULES: Final[dict[str, Callable[[Sequence[float]], float]]] = {
 }
 """How several outcomes of an event become one reward."""
 
+_LABEL: Final = b'{"_label_'
 _PDROP: Final = re.compile(rb'"pdrop"\s*:\s*([0-9.eE+-]+)')
 
 
@@ -49,9 +51,10 @@ class Found:
                     continue
                 if self.largest_pdrop < pdrop < 1:
                     self.largest_pdrop = pdrop
-        for line in block.split(b"\n"):
-            if b'"c":' in line or b'"EventId"' not in line:
+        for first, end in _not_labelled(block):
+            if block.find(b'"_multi"', first, end) >= 0 or block.find(b'"EventId"', first, end) < 0:
                 continue
+            line = block[first:end]
             try:
                 outcome = outcome_decoder.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -65,6 +68,18 @@ class Found:
                 self.outcomes.setdefault((outcome.event, slot), []).append(value)
             if value is not None or outcome.activates():
                 self.activated.add(outcome.event)
+
+
+def _not_labelled(block: bytes) -> list[tuple[int, int]]:
+    """Spans of the lines that do not begin with a label, as decisions mostly do: passing those over costs nothing."""
+    data = np.frombuffer(block, np.uint8)
+    ends = np.append(np.flatnonzero(data == 10), len(data))
+    starts = np.append(0, ends[:-1] + 1)
+    labelled = ends - starts > len(_LABEL)
+    for place, byte in enumerate(_LABEL):
+        labelled &= data[np.minimum(starts + place, len(data) - 1)] == byte
+    other = ~labelled & (ends > starts)
+    return list(zip(starts[other].tolist(), ends[other].tolist(), strict=True))
 
 
 def look_through(path: Path) -> Found:
