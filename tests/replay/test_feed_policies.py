@@ -24,6 +24,7 @@ from bandit.scorer import weights_from_model
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.store.models import ModelFiles, append_publish
+from replay import evaluate
 from replay.errors import BadLog, BadPolicy
 from replay.events import Batch, Needs, Policy
 from replay.policies import feed_models, parse_policy
@@ -610,3 +611,21 @@ def test_a_real_service_is_asked_while_it_runs(tmp_path: Path) -> None:
         assert found == earned
         assert len({one.digest for one in log.published()}) > 5
         log.close()
+
+
+def test_a_model_that_learned_from_the_log_is_named_and_can_be_judged_by_what_came_after(logged: Path) -> None:
+    service_log = ServiceLog(logged)
+    until = service_log.published()[0].position
+    every = [place for batch in service_log.batches(Needs()) for place in batch.place.tolist()]
+    older = sorted(every)[len(every) // 2]
+    service_log.close()
+    found = evaluate(logged, ["new=feed:newest,explorer=uniform"], model="none").policies[0]
+    leaks = [check for check in found.checks if check.name == "learned from this log"]
+    assert [check.measured for check in leaks] == [until]
+    later = ServiceLog(logged, after=older)
+    places = [place for batch in later.batches(Needs()) for place in batch.place.tolist()]
+    assert sorted(places) == sorted(place for place in every if place > older)
+    assert later.problems().counts["before the position that was asked for"] == len(every) - len(places) > 0
+    later.close()
+    with pytest.raises(BadLog, match="before the position"):
+        evaluate(logged, ["new=feed:newest,explorer=uniform"], after=until + 10**6)
