@@ -19,7 +19,7 @@ STEPS: Final = 30
 """Of the iterative ridge: looks at all rows; what they do not reach is as good as shrunk to nothing."""
 LEAST_ROWS: Final = 3
 """A column that is used in fewer rows is left out: of viewers left out it can say nothing."""
-STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3, 1.0)
 """C of logistic regression."""
 EXACT: Final = 1500
 """Up to so many columns in use, ridge is solved by the normal equations."""
@@ -56,11 +56,19 @@ def fit_ridge(rows: csr_matrix, y: F64, weight: F64, folds: I64) -> Linear:
     :param weight: shape (m,): how much each row counts
     :param folds: shape (m,): by viewer
     """
-    used = np.flatnonzero(np.bincount(rows.indices, minlength=rows.shape[1]) >= LEAST_ROWS)
-    narrow = rows[:, used]
+    used = _worth_using(rows)
     fitted = _ridge_exact if len(used) <= EXACT else _ridge_by_iteration
-    found = fitted(narrow, y, weight, folds)
-    coef = np.zeros(rows.shape[1])
+    return _widened(fitted(rows[:, used], y, weight, folds), used, rows.shape[1])
+
+
+def _worth_using(rows: csr_matrix) -> I64:
+    """Columns that enough rows have."""
+    return np.flatnonzero(np.bincount(rows.indices, minlength=rows.shape[1]) >= LEAST_ROWS)
+
+
+def _widened(found: Linear, used: I64, width: int) -> Linear:
+    """With coefficients of 0 for columns that were left out."""
+    coef = np.zeros(width)
     coef[used] = found.coef
     return found._replace(coef=coef)
 
@@ -194,6 +202,8 @@ def fit_logistic(rows: csr_matrix, y: F64, folds: I64) -> Linear:
     chance = float(y.mean())
     if chance in (0.0, 1.0):
         return Linear(np.zeros(rows.shape[1]), np.inf if chance else -np.inf, 0.0, 0.0)
+    used, width = _worth_using(rows), rows.shape[1]
+    rows = rows[:, used]
 
     def fitted(at: I64, strength: float) -> Any:
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
@@ -201,7 +211,7 @@ def fit_logistic(rows: csr_matrix, y: F64, folds: I64) -> Linear:
             warnings.simplefilter("ignore", ConvergenceWarning)
             return model.fit(rows[at], y[at])
 
-    outs = left_out(folds)[:1] if len(y) > 10_000 else left_out(folds)
+    outs = left_out(folds)[: 1 if len(y) > 5_000 else 2]
     losses = np.zeros(len(STRENGTHS))
     squares, n = np.zeros(len(STRENGTHS)), 0
     for out in outs:
@@ -216,4 +226,5 @@ def fit_logistic(rows: csr_matrix, y: F64, folds: I64) -> Linear:
     best = int(losses.argmin()) if n else len(STRENGTHS) // 2
     model = fitted(np.arange(len(y)), STRENGTHS[best])
     error = float(squares[best] / n) if n else float("inf")
-    return Linear(model.coef_[0], float(model.intercept_[0]), STRENGTHS[best], error)
+    found = Linear(model.coef_[0], float(model.intercept_[0]), STRENGTHS[best], error, tuple(outs))
+    return _widened(found, used, width)

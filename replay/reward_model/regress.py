@@ -23,7 +23,7 @@ MOST_NONZERO = 8_000_000
 """Of a design matrix; products of features are left out where they would pass it."""
 MOST_CATEGORIES = 254
 """Items that boosting tells apart; the most frequent."""
-MOST_TREES = 120
+MOST_TREES = 80
 DENSE_COLUMNS = 1000
 """A caller's estimator is handed a plain matrix up to so many columns, a sparse one beyond."""
 AT_ONCE = 65_536
