@@ -17,7 +17,9 @@ from replay.intervals import interval
 from replay.intervals.bounds import identification_bounds
 from replay.intervals.sequence import sequence
 from replay.results import Check, Difference, Estimate, Evaluation, Interval, LogSummary, Part, PolicyAnswer
+from replay.shrinkage import Shrunk
 from replay.sums import Sums
+from replay.tuning import RULES, tune
 from replay.weight_measures import effective_events, weight_summary
 
 
@@ -34,6 +36,7 @@ class Options:
     :ivar reward_range: lowest and highest reward of an event, if the caller knows more than the log does
     :ivar looks: also give sequences that hold at every look
     :ivar assumptions: test what the estimators of feeds assume, on a fifth of the viewers, which the rest does without
+    :ivar tune: rule by which lambda is chosen for families that are asked for without one
     :ivar seed: of the reward model's sample and of bootstraps
     """
 
@@ -46,9 +49,12 @@ class Options:
     reward_range: tuple[float, float] | None = None
     looks: bool = True
     assumptions: bool = False
+    tune: str = "prior"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.tune not in RULES:
+            raise BadQuestion(f"there is no rule {self.tune!r} to choose lambda by; there are {', '.join(RULES)}")
         if not 0 < self.alpha < 1:
             raise BadQuestion(f"alpha {self.alpha} is no chance of being wrong; give one between 0 and 1, such as .05")
         if self.weight_bound is not None and not self.weight_bound >= 1:
@@ -179,18 +185,29 @@ def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Opt
 
 def _estimates(sums: PolicySums, options: Options) -> list[Estimate]:
     listed = dict.fromkeys([sums.primary, *sums.estimators])
-    return [_estimate(sums.whole, each, options) for each in listed]
+    found = [_estimate(sums.whole, each, options) for each in listed]
+    for grid in sums.grids:
+        tuned = tune(sums.whole, grid, rule=options.tune, seed=options.seed)
+        found.append(_estimate(sums.whole, tuned.estimator, options, note=tuned.note))
+    return found
 
 
-def _estimate(sums: Sums, estimator: Estimator, options: Options) -> Estimate:
+def _estimate(sums: Sums, estimator: Estimator, options: Options, note: str = "") -> Estimate:
+    if isinstance(estimator, Shrunk):
+        blend = estimator.blend(sums)
+        return Estimate(estimator=estimator.name, value=blend.value, note=blend.note)
     if estimator.name == "dm":
         note = "as far off as the reward model is, which no interval can tell"
         return Estimate(estimator=estimator.name, value=estimator.value(sums), note=note)
+    if estimator.family:
+        bias = "the interval leaves out the bias that shrinking weights brings"
+        note = f"{note}; {bias}" if note else bias
     return Estimate(
         estimator=estimator.name,
         value=estimator.value(sums),
         se=standard_error(sums, estimator.gradient(sums)),
         interval=_interval(sums, estimator, options),
+        note=note,
     )
 
 

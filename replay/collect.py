@@ -23,6 +23,7 @@ from replay.readers.service_feeds import Feeds
 from replay.sums import SLICE_BUCKETS, Sums
 from replay.terms import Term, TermSet
 from replay.timeline import Timeline
+from replay.tuning import tuning_terms
 
 MOST_VALUES: Final = 40
 """Values of a sliced field that are kept apart; the rest are put together."""
@@ -42,6 +43,7 @@ class Asked(NamedTuple):
     """What the pass is to collect.
 
     :param estimators: of these, a policy gets those that it can have
+    :param grids: families of which the best member is to be chosen, each by its members
     :param primary: the one that slices and stretches of time are about; by whether there is a reward model
     :param slices: fields of events to slice by
     :param pairs: estimators to test against each other, on the viewers of one fold, which all else then does without:
@@ -51,6 +53,7 @@ class Asked(NamedTuple):
 
     estimators: tuple[Estimator, ...]
     primary: Callable[[bool], Estimator]
+    grids: tuple[tuple[Estimator, ...], ...] = ()
     slices: tuple[str, ...] = ()
     pairs: tuple[tuple[Estimator, Estimator, str], ...] = ()
     weight_bound: float | None = None
@@ -73,7 +76,9 @@ class PolicySums:
         self.estimators = tuple(estimators)
         self.primary = asked.primary(with_q)
         self.with_q = with_q
-        terms = _terms([*estimators, self.primary], slates=slates)
+        self.grids = tuple(grid for grid in asked.grids if with_q or not grid[0].needs_q)
+        tuned = [term for grid in self.grids for term in tuning_terms(grid)]
+        terms = _terms([*estimators, self.primary], tuned, slates=slates)
         self._part_terms = _terms([self.primary], slates=slates)
         self.whole = Sums(terms, reward_range=asked.reward_range)
         self.slices: dict[str, dict[str, Sums]] = {field: {} for field in asked.slices}
@@ -293,9 +298,9 @@ def _assign(
         sums.updates = (sums.updates or 0) + int(assignment.accepted.sum())
 
 
-def _terms(estimators: Sequence[Estimator], *, slates: bool) -> TermSet:
+def _terms(estimators: Sequence[Estimator], more: Sequence[Term] = (), *, slates: bool) -> TermSet:
     """What the estimators need, and what intervals need besides: of slates, squares of weighted rewards."""
-    return terms_for(estimators, extra=[Term("rips2")] if slates else [], slates=slates)
+    return terms_for(estimators, extra=[*more, Term("rips2")] if slates else more, slates=slates)
 
 
 def _groups(values: NDArray[Any], rows: I64 | None) -> Iterator[tuple[str, I64]]:

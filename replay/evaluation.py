@@ -11,18 +11,20 @@ from replay import disagreement
 from replay.answer import Options, answer, no_events
 from replay.collect import Asked, Predictor, collect
 from replay.errors import BadPolicy, BadQuestion
-from replay.estimators import Estimator, parse_estimator
+from replay.estimators import FAMILIES, Estimator, parse_estimator
 from replay.events import Log, Needs, Policy
 from replay.policies import as_policy
 from replay.readers import open_log
 from replay.results import Evaluation
 from replay.reward_model import RewardModel
+from replay.shrinkage import SHRUNK, SHRUNK_SLATES
+from replay.tuning import grid
 
-SINGLE: Final = ("ips", "snips", "beta_ips", "dm", "dr", "sndr")
-SLATES: Final = ("rips", "snrips", "sips", "cascade_dr")
+SINGLE: Final = ("shrunk", "sndr", "dr", "snips", "ips", "beta_ips", "dm")
+SLATES: Final = ("rips", "snrips", "sips", "cascade_dr", "shrunk")
 PRIMARY: Final = {  # by (slates, with a reward model)
     (False, False): "beta_ips",
-    (False, True): "dr",
+    (False, True): "sndr",
     (True, False): "beta_rips",
     (True, True): "cascade_dr",
 }
@@ -110,14 +112,22 @@ def wanted(log: Log, options: Options, *, slates: bool) -> Asked:
         return parse_estimator(PRIMARY[slates, with_q], slates=slates)
 
     names = options.estimators or (SLATES if slates else SINGLE)
+    grids = [name for name in names if name in FAMILIES and not slates]
     return Asked(
-        estimators=tuple(parse_estimator(name, slates=slates) for name in names),
+        estimators=tuple(_estimator(name, slates=slates) for name in names if name not in grids),
+        grids=tuple(grid(name) for name in grids),
         primary=primary,
         slices=options.slices,
         pairs=tuple(disagreement.pairs_for(marginals=log.marginals)) if slates and options.assumptions else (),
         weight_bound=options.weight_bound,
         reward_range=options.reward_range or log.reward_range,
     )
+
+
+def _estimator(name: str, *, slates: bool) -> Estimator:
+    if name == "shrunk":
+        return SHRUNK_SLATES if slates else SHRUNK
+    return parse_estimator(name, slates=slates)
 
 
 def fitted(log: Log, policies: Sequence[Policy], options: Options, *, slates: bool) -> Predictor | None:
@@ -128,15 +138,16 @@ def fitted(log: Log, policies: Sequence[Policy], options: Options, *, slates: bo
     asked = wanted(log, options, slates=slates)
     if not isinstance(options.model, str):
         return options.model
+    every = [*asked.estimators, *(members[0] for members in asked.grids)]
     if options.model == "none":
-        named_ones = [each.name for each in asked.estimators if each.needs_q] if options.estimators else []
+        named_ones = [each.family or each.name for each in every if each.needs_q] if options.estimators else []
         if named_ones:
             raise BadQuestion(f"{', '.join(named_ones)} needs a reward model, and none was to be used")
         return None
-    if not any(each.needs_q for each in (*asked.estimators, asked.primary(True))):
+    if not any(each.needs_q for each in (*every, asked.primary(True))):
         return None
     if not any(policy.needs(True).candidates for policy in policies):
-        if options.model != "auto" or any(each.needs_q for each in asked.estimators if options.estimators):
+        if options.model != "auto" or any(each.needs_q for each in every if options.estimators):
             raise BadQuestion(
                 f"no policy says how likely it makes each candidate ({', '.join(p.spec for p in policies)}), which is "
                 "what a reward model is averaged over; use estimators that need none: ips, snips, beta_ips"
@@ -145,7 +156,7 @@ def fitted(log: Log, policies: Sequence[Policy], options: Options, *, slates: bo
     needs = Needs(candidates=True, texts=True)
     first = next(iter(log.batches(needs)), None)
     if first is None or first.candidates is None:
-        if options.model != "auto" or any(each.needs_q for each in asked.estimators if options.estimators):
+        if options.model != "auto" or any(each.needs_q for each in every if options.estimators):
             raise BadQuestion(
                 f"{log.name} does not say which candidates there were, so there is nothing that a reward model could "
                 "predict; use estimators that need none: ips, snips, beta_ips"

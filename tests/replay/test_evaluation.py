@@ -52,6 +52,7 @@ def test_value_and_difference_are_near_the_truth_and_the_verdict_is_right() -> N
     for each in new.estimates:
         assert each.interval is not None
         assert each.interval.low < truth < each.interval.high, each
+    assert [each.estimator for each in new.estimates] == ["beta_ips", "snips", "ips"]
     assert new.difference.interval.low < truth - production < new.difference.interval.high
     assert new.difference.verdict == "better"
     assert result.production.interval is not None
@@ -213,6 +214,7 @@ def test_it_goes_through_json_unchanged() -> None:
         ({"slices": ("planet",)}, "planet"),
         ({"estimators": ("dr",), "model": "none"}, "reward model"),
         ({"model": "oracle"}, "oracle"),
+        ({"tune": "luck", "estimators": ("dros",)}, "there are"),
     ],
 )
 def test_what_cannot_be_asked_is_said(options: dict[str, Any], says: str) -> None:
@@ -284,3 +286,22 @@ def test_what_cannot_be_supported_is_a_refusal_of_that_policy_alone() -> None:
     assert beyond.refused == "slot 1 was drawn with floor 0"
     assert beyond.estimates == []
     assert uniform.refused is None
+
+
+def test_the_default_shrinks_between_model_and_weights_and_says_how() -> None:
+    result = evaluate(drawn(3_000), {"new": lambda batch: np.tile(TARGET, batch.n)})
+    found = {each.estimator: each for each in result.policies[0].estimates}
+    assert list(found) == ["sndr", "shrunk", "dr", "snips", "ips", "beta_ips", "dm"]
+    assert found["shrunk"].interval is None
+    assert "least estimated error" in found["shrunk"].note
+    assert abs(found["shrunk"].value - float(TARGET @ VALUES)) < 0.05
+
+
+def test_lambda_is_chosen_where_none_is_given_and_said() -> None:
+    policies = {"new": lambda batch: np.tile(TARGET, batch.n)}
+    for rule in ("prior", "slope", "cross_validation"):
+        result = evaluate(drawn(1_000), policies, estimators=("dros", "clip", "switch(lambda=2)"), tune=rule)
+        found = {each.estimator.partition("(")[0]: each for each in result.policies[0].estimates}
+        assert set(found) == {"sndr", "dros", "clip", "switch"}
+        assert rule in found["dros"].note
+        assert found["switch"].estimator == "switch(lambda=2)"
