@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     add("log", metavar="LOG", help="a service's data directory, dsjson, Parquet, or an Open Bandit directory")
     add("--policy", metavar="NAME=SPEC", action="append", required=True, help="whom to evaluate; may be repeated")
     add("--estimator", metavar="NAME", action="append", default=[], help="may be repeated (default: the usual ones)")
-    add("--tune", metavar="RULE", default="prior", help="by which lambda of dros and the like is chosen (default: prior)")
+    add("--tune", metavar="RULE", default="prior", help="how lambda of dros and others is chosen (default: prior)")
     add("--interval", metavar="METHOD", default="auto", help="auto (default), normal, bootstrap, likelihood or exact")
     add("--alpha", metavar="A", type=float, default=0.05, help="chance that an interval misses (default: %(default)s)")
     add("--slice", metavar="FIELD", action="append", default=[], help="slice by a field of the log; may be repeated")
