@@ -231,8 +231,12 @@ def run(arguments: argparse.Namespace) -> int:
             reward=arguments.reward,
             **options,
         )
-        with Progress("bytes" if source.kind == "dsjson" else "events", sys.stderr) as progress:
-            result = convert(source, arguments.target, to=arguments.to, force=arguments.force, progress=progress)
+        with Progress("bytes" if source.kind in ("dsjson", "obd") else "events", sys.stderr) as progress:
+            try:
+                result = convert(source, arguments.target, to=arguments.to, force=arguments.force, progress=progress)
+            finally:
+                if hasattr(source, "close"):
+                    source.close()
     except BanditError as error:
         print(f"convert: {error.message}", file=sys.stderr)
         return 2

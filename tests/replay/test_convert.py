@@ -15,14 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bandit.config import Settings
+from bandit.store.data import DataDirectory
 from replay import convert
 from replay.errors import BadLog
 from replay.events import Candidates, Needs
 from replay.readers import open_log
 from replay.readers.arrays import from_arrays
 from replay.writers.dsjson import DsjsonWriter
+from tests.conftest import Clock, Loop
 from tests.replay.logs import ALL, cb, ccb, same, whole, written
 from tests.replay.test_readers_obd import written as obd_written
+from tests.replay.test_service_log import Player
 
 SLOTS = ("starts", "item", "chosen", "propensity", "reward", "n_candidates", "viewer")
 
@@ -231,6 +235,31 @@ def test_vw_learns_from_what_came_from_open_bandit_csv_and_personalizer(tmp_path
     assert 1 <= learned(tmp_path / "cb.json", "--cb_explore_adf") <= 2
     convert.convert(open_log(written(tmp_path, ccb(), ccb(EventId="f2"))), tmp_path / "ccb.json")
     assert learned(tmp_path / "ccb.json", "--ccb_explore_adf") == 2
+
+
+def test_a_services_own_log_comes_back_and_trains(tmp_path):
+    path = tmp_path / "data"
+    path.mkdir()
+    clock = Clock()
+    data = DataDirectory(Settings(path, durable=False), clock=clock)
+    player = Player(Loop(data, clock), seed=6)
+    player.play(60)
+    player.loop.end_windows()
+    log = open_log(path)
+    try:
+        first = whole(log, Needs(candidates=True, fields=("model", "config")))
+        assert run(path, tmp_path / "out.json") == 0
+        assert learned(tmp_path / "out.json", "--ccb_explore_adf") == first.n > 10
+        assert run(tmp_path / "out.json", tmp_path / "out.parquet") == 0
+        for name in ("out.json", "out.parquet"):
+            again = whole(open_log(tmp_path / name), Needs(candidates=True, fields=("model", "config")))
+            same(first, again, *SLOTS, "time", "seen")
+            same(first.candidates, again.candidates, "starts", "item")
+            assert first.fields["model"].tolist() == again.fields["model"].tolist()
+    finally:
+        log.close()
+        player.loop.close()
+        data.close()
 
 
 def test_a_slot_with_other_candidates_says_so_to_vw(tmp_path):
