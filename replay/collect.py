@@ -137,12 +137,12 @@ class PolicySums:
 class Collected:
     """What one pass has collected of a log, or of a part of one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, slates: bool) -> None:
         self.events = 0
         self.slots = 0
         self.first_time, self.last_time = np.inf, -np.inf
         self.first_place: float = np.inf
-        self.slates = False
+        self.slates = slates
         self.policies: dict[str, PolicySums] = {}
         self.production: Sums | None = None
         self._viewers: U8 = np.zeros(_SKETCH // 8, np.uint8)
@@ -183,12 +183,11 @@ class Collected:
             return other if self.events == 0 else self
         if self.policies.keys() != other.policies.keys() or self.slates != other.slates:
             raise BadQuestion("what was collected of different policies, or kinds of log, does not merge")
-        both = Collected()
+        both = Collected(slates=self.slates)
         both.events, both.slots = self.events + other.events, self.slots + other.slots
         both.first_time = min(self.first_time, other.first_time)
         both.last_time = max(self.last_time, other.last_time)
         both.first_place = min(self.first_place, other.first_place)
-        both.slates = self.slates
         both._viewers = self._viewers | other._viewers
         assert self.production is not None
         assert other.production is not None
@@ -200,30 +199,29 @@ class Collected:
 def collect(
     log: Log,
     policies: Sequence[Policy],
-    asked: Callable[[bool], Asked],
+    asked: Asked,
     *,
+    slates: bool,
     model: Predictor | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Collected:
     """Read the log once, and collect what was asked of every policy.
 
     :param policies: each prepared, with a name of its own
-    :param asked: what to collect, by whether events have several slots
+    :param asked: what to collect
+    :param slates: whether events have several slots
     :param model: predictions for the estimators that need them; they are left out without it
     :param progress: told, now and then, how much of how much is done
     :raises BadLog, BadPolicy, BadQuestion: as the log, the policies and the sums say
     """
-    collected = Collected()
+    collected = Collected(slates=slates)
     for batch in read(log, policies, asked, with_q=model is not None):
-        wanted = asked(not batch.single or collected.slates)
         if collected.events == 0:
-            collected.slates = not batch.single or log.kind == "service"
-            wanted = asked(collected.slates)
-            check_fields(log, batch, wanted.slices)
-        collected.see(batch, wanted)
+            check_fields(log, batch, asked.slices)
+        collected.see(batch, asked)
         q = None if model is None or batch.candidates is None else model.predict(batch)
         for policy in policies:
-            _assign(collected, policy, batch, wanted, q, log_marginals=log.marginals)
+            _assign(collected, policy, batch, asked, q, log_marginals=log.marginals)
         progress(log.done(), log.size())
     return collected
 
@@ -240,14 +238,13 @@ def check_fields(log: Log, batch: Batch, fields: Sequence[str]) -> None:
         )
 
 
-def read(log: Log, policies: Sequence[Policy], asked: Callable[[bool], Asked], *, with_q: bool) -> Iterator[Batch]:
+def read(log: Log, policies: Sequence[Policy], asked: Asked, *, with_q: bool) -> Iterator[Batch]:
     """The batches of a log with all that the policies and the reward model want to see, read ahead."""
-    fields = asked(False).slices
     needs = [policy.needs(with_q) for policy in policies]
     return prefetched(
         log.batches(
             Needs(
-                fields=tuple(dict.fromkeys([*fields, *(name for need in needs for name in need.fields)])),
+                fields=tuple(dict.fromkeys([*asked.slices, *(name for need in needs for name in need.fields)])),
                 columns=tuple(dict.fromkeys(name for need in needs for name in need.columns)),
                 candidates=with_q or any(need.candidates for need in needs),
                 texts=with_q or any(need.texts for need in needs),

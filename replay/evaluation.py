@@ -71,7 +71,7 @@ def evaluate(
     slates = is_slates(opened)
     model = fitted(opened, targets, asked, slates=slates)
     collected = collect(
-        opened, targets, lambda slates: wanted(opened, asked, slates=slates), model=model, progress=progress
+        opened, targets, wanted(opened, asked, slates=slates), slates=slates, model=model, progress=progress
     )
     return answer(opened, collected, targets, asked, seconds=time.monotonic() - started)
 

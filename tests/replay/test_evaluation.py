@@ -120,11 +120,12 @@ def test_parts_of_a_log_merge_into_what_the_whole_gives() -> None:
             columns={"new": given["columns"]["new"][low:high]},
             fields={"country": given["fields"]["country"][low:high]},
         )
-        return collect(part, named(["new=column:new", "uniform"]), lambda slates: wanted(part, options, slates=slates))
+        asked = wanted(part, options, slates=False)
+        return collect(part, named(["new=column:new", "uniform"]), asked, slates=False)
 
     merged = collected(0, 700).merge(collected(700, 2_000)).merge(collected(2_000, 3_000))
     policies = named(["new=column:new", "uniform"])
-    once = collect(whole, policies, lambda slates: wanted(whole, options, slates=slates))
+    once = collect(whole, policies, wanted(whole, options, slates=False), slates=False)
     one, other = (answer(whole, each, policies, options, seconds=0.0) for each in (once, merged))
     _assert_same(msgspec.to_builtins(one), msgspec.to_builtins(other))
 
@@ -185,6 +186,7 @@ def test_feeds_are_evaluated_as_feeds() -> None:
         columns={"new": np.where(action == 1, 0.8, 0.2)},
         reward_range=(0.0, 3.0),
     )
+    assert evaluate(log, ["logged"], estimators=("sips",), model="none").policies[0].estimates[1].estimator == "sips"
     result = evaluate(log, ["new=column:new"], alpha=1e-4, assumptions=True)
     new = result.policies[0]
     truth = n_slots * (0.2 + 0.3 * 0.8)
