@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from replay.events import Batch, Log, Needs
+from replay.events import Log, Needs
 from replay.readers.ragged import joined
 
 ALL = Needs(candidates=True, texts=True)
@@ -72,12 +72,12 @@ def written(path: Path, *lines: Any, name: str = "log.json") -> Path:
     return target
 
 
-def whole(log: Log, needs: Needs = ALL) -> Batch:
+def whole(log: Log, needs: Needs = ALL) -> Any:
     """All of a log in one batch."""
     return joined(list(log.batches(needs)))
 
 
-def same(a: Batch, b: Batch, *names: str) -> None:
+def same(a: Any, b: Any, *names: str) -> None:
     """Columns are equal, bit by bit."""
     for name in names:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)

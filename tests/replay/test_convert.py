@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ rewards = st.floats(-1e6, 1e6) | st.sampled_from([0.0, -0.0, 1.0, 5e-324, 0.1])
 def test_any_single_decisions_come_back_from_parquet_and_dsjson(data):
     n = data.draw(st.integers(1, 8))
     counts = data.draw(st.lists(st.integers(1, 5), min_size=n, max_size=n))
-    log = from_arrays(
+    log: Any = from_arrays(
         reward=data.draw(st.lists(rewards, min_size=n, max_size=n)),
         action=[data.draw(st.integers(0, count - 1)) for count in counts],
         propensity=data.draw(st.lists(st.floats(1e-300, 1.0), min_size=n, max_size=n)),
@@ -245,7 +246,7 @@ def test_a_services_own_log_comes_back_and_trains(tmp_path):
     player = Player(Loop(data, clock), seed=6)
     player.play(60)
     player.loop.end_windows()
-    log = open_log(path)
+    log: Any = open_log(path)
     try:
         first = whole(log, Needs(candidates=True, fields=("model", "config")))
         assert run(path, tmp_path / "out.json") == 0

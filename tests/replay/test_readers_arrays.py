@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -141,7 +143,12 @@ def test_an_empty_log_has_no_batches():
 def test_obps_feedback_is_read_as_arrays(tmp_path):
     path = tmp_path / "feedback.npz"
     context = np.random.default_rng(2).random((4, 3))
-    arrays = {"reward": [1, 0, 0, 1], "action": [0, 1, 2, 0], "pscore": [0.2] * 4, "position": [0, 1, 2, 0]}
+    arrays: dict[str, Any] = {
+        "reward": [1, 0, 0, 1],
+        "action": [0, 1, 2, 0],
+        "pscore": [0.2] * 4,
+        "position": [0, 1, 2, 0],
+    }
     np.savez(path, n_rounds=4, n_actions=3, context=context, pi_b=np.array([None]), **arrays)
     log = open_log(path)
     assert log.kind == "arrays"

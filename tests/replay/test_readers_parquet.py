@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +75,7 @@ def test_feeds_are_consecutive_rows_also_across_batches_and_files(tmp_path, monk
     columns = plain(n, event_id=[f"e{i}" for i in event], n_actions=np.full(n, 3))
     for name, rows in (("a.parquet", slice(0, 9)), ("b.parquet", slice(9, n))):
         written(folder, name, group=4, **{key: column[rows] for key, column in columns.items()})
-    log = open_log(folder)
+    log: Any = open_log(folder)
     batches = list(log.batches(Needs(candidates=True)))
     assert len(batches) > 3
     batch = whole(log)
