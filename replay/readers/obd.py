@@ -11,10 +11,12 @@ not zero, and 4 % of all others. Whatever is fitted to them may have seen the an
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -176,7 +178,7 @@ class OpenBanditLog(Reading):
                 return "error"
 
         try:
-            with pa.OSFile(str(self._file)) as file:
+            with _Utf8(self._file) as file:
                 reader = pa_csv.open_csv(
                     file,
                     read_options=pa_csv.ReadOptions(block_size=BLOCK, use_threads=True),
@@ -188,7 +190,7 @@ class OpenBanditLog(Reading):
                     ),
                 )
                 for table in reader:
-                    self._done = file.tell() if not file.closed else self._size
+                    self._done = file.passed
                     yield table
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if problem:
@@ -245,6 +247,42 @@ class OpenBanditLog(Reading):
             encode({"U": dict(zip(users, row, strict=True)), "C": {POSITION: position}})
             for position, *row in zip(positions, *columns, strict=True)
         ]
+
+
+class _Utf8:
+    """A file's bytes with what is no UTF-8 replaced: Arrow prints a traceback where a broken row is not."""
+
+    closed = False
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = b""
+        self.passed = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+        while len(self._held) < size:
+            data = self._file.read(size)
+            self.passed += len(data)
+            self._held += self._decoder.decode(data, not data).encode()
+            if not data:
+                break
+        out, self._held = self._held[:size], self._held[size:]
+        return out
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _file_in(path: Path) -> Path:

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from replay.errors import BadLog
 from replay.readers.arrays import ArrayLog, from_arrays
 from replay.readers.common import WHAT_TO_LOG
+
+# What NumPy and zipfile raise on archives that are damaged, encrypted or packed in other ways.
+_DAMAGED: Final = (OSError, EOFError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile)
+_UNREADABLE: Final = (*_DAMAGED, ValueError, KeyError, TypeError, RuntimeError, SyntaxError)
 
 
 def obp_log(
@@ -69,5 +75,5 @@ def _arrays(path: Path) -> dict[str, Any]:
                 except ValueError:
                     continue  # An array of objects: obp's own extras, which nothing here reads.
             return found
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except _UNREADABLE as error:
         raise BadLog(f"{path} is no .npz that can be read ({error})") from None
