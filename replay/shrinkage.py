@@ -59,15 +59,16 @@ class Shrunk(Estimator):
 
         sum_j a_j V_j,  a >= 0,  sum_j a_j = 1,  with the least  a' (S + t^2 b b') a
 
-    S is the parts' covariance between viewers. The reward model's bias is taken to have standard deviation t, half a
-    mean absolute deviation of rewards (``MODEL_ERROR``), more if the log contradicts that (``CONTRADICTED``); a part
-    has the share b_j of it: 1 for ``dm``, and for the others the share of weight that clipping has cut away. With
-    growing n, S goes to 0 and t does not, so the blend goes to ``sndr`` and ``snips``, whatever the model is worth.
-    A symmetric function of the sums: no order, no seed, nothing tuned but the four constants above.
+    S is the parts' covariance between viewers, with variances of at least what they would be if rewards had nothing to
+    do with weights: else few clicks, all at small weights, would look like certainty. The reward model's bias is taken
+    to have standard deviation t, half a mean absolute deviation of rewards (``MODEL_ERROR``), more if the log
+    contradicts that (``CONTRADICTED``); a part has the share b_j of it: 1 for ``dm``, and for the others the share of
+    weight that clipping has cut away. With growing n, S goes to 0 and t does not, so the blend goes to ``sndr`` and
+    ``snips``, whatever the model is worth. A symmetric function of the sums: no order, no seed.
 
     Sources: Thomas, Brunskill 2016, Data-efficient off-policy policy evaluation (MAGIC: blending by estimated
     covariance and bias); Su et al. 2020 (shrinkage between model and weights); Ionides 2008 (clipping at sqrt n).
-    The prior scale of the bias is our own, as is its self-normalised form; `docs/accuracy.md` says what it brings.
+    The scale of the bias is our own; `docs/accuracy.md` says what it brings.
     """
 
     parts: tuple[Estimator, ...] = ()
@@ -104,12 +105,21 @@ class Shrunk(Estimator):
             return _blend(chosen, values, gradients, weights, 0.0, companion)
         t2 = 0.0
         if not self.slates:
+            floor = _least_variance(sums, rung)
+            covariance[1:, 1:] += max(0.0, floor - min(covariance[1, 1], covariance[2, 2]))
             t2 = (MODEL_ERROR * mean_absolute_deviation(sums)) ** 2
             noise = covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1]
             t2 = max(t2, (values[1] - values[0]) ** 2 - CONTRADICTED * noise - (CONTRADICTED - 1.0) * t2)
         errors = covariance + t2 * np.outer(shares, shares)
         weights = least_error(errors + UNSURE * np.diag(np.diag(errors)))
         return _blend(chosen, values, gradients, weights, sqrt(t2), companion)
+
+
+def _least_variance(sums: Sums, rung: float) -> float:
+    """Of a self-normalised mean with weights clipped at ``rung``, if rewards had nothing to do with weights."""
+    spread = max(sums.mean("yy") - sums.mean("y") ** 2, 0.0)
+    top, bottom = sums.mean(Term("ww", "clip", rung).name), sums.mean(Term("w", "clip", rung).name)
+    return top / bottom**2 * spread / sums.size
 
 
 def _blend(
@@ -186,7 +196,7 @@ def _clipped(name: str, rung: float, *, model: bool) -> Estimator:
         partials = {top.name: 1.0 / m[bottom.name], bottom.name: -ratio / m[bottom.name]}
         return (m["dm"] + ratio, partials | {"dm": 1.0}) if model else (ratio, partials)
 
-    terms = (Term("dm"), top, bottom) if model else (top, bottom)
+    terms = (Term("dm"), top, bottom, Term("ww", "clip", rung)) if model else (top, bottom)
     return Estimator(f"{name}(lambda={number(rung)})", function, terms, family=name, lam=rung)
 
 
