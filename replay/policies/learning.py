@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Log, Needs
 from replay.policies.base import PolicyBase, is_uniform, number
-from replay.policies.learning_census import Census, training_lines
+from replay.policies.learning_census import Census
 from replay.policies.learning_run import Ran, drawn, run
+from replay.writers.dsjson import DsjsonWriter
 
 CURVE_POINTS: Final = 20
 _CHUNK: Final = 1 << 20
@@ -66,7 +67,7 @@ _REFUSED: Final[dict[str, str]] = {
 # Learners that take no random numbers of their own: here VW's draws can be drawn again.
 _DRAW_NOTHING: Final = frozenset(
     {"gd", "scorer-identity", "csoaa_ldf-rank", "cb_adf", "explore_eval", "shared_feature_merger"}
-    | {"generate_interactions"}
+    | {"generate_interactions", "ftrl-Coin Betting", "ftrl-Proximal-FTRL", "freegrad"}
     | {f"cb_explore_adf_{each}" for each in ("greedy", "softmax", "squarecb", "first", "cover", "regcb", "synthcover")}
 )
 
@@ -187,45 +188,47 @@ class Learning(PolicyBase):
         arguments = [
             *self._arguments, "--explore_eval", "--multiplier", repr(c), "--dsjson", "--random_seed", str(self._seed),
         ]  # fmt: skip
-        census = Census(self.spec)
         path = plain_file(log)
         if path is not None:
+            with Census(self.spec) as census:
 
-            def read_too() -> None:
-                for batch in log.batches(Needs()):
-                    census.add(batch)
+                def read_too() -> None:
+                    for batch in log.batches(Needs()):
+                        census.add(batch)
 
-            ran = run(self.spec, [*arguments, "-d", str(path)], None, read_too)
-            census.close()
-            if self._differs(census, ran) is None:
+                ran = run(self.spec, [*arguments, "-d", str(path)], None, read_too)
+            if self._differs(census, ran, c) is None:
                 return census, ran
-            census = Census(self.spec)
+        with Census(self.spec) as census:
 
-        def feed(pipe: IO[bytes]) -> None:
-            for batch in log.batches(Needs(candidates=True, texts=True)):
-                census.add(batch)
-                pipe.write(training_lines(self.spec, batch))
+            def feed(pipe: IO[bytes]) -> None:
+                writer = DsjsonWriter(pipe, feeds=False)
+                for batch in log.batches(Needs(candidates=True, texts=True)):
+                    census.add(batch)
+                    writer.write(batch)
 
-        ran = run(self.spec, arguments, feed, lambda: None)
-        census.close()
-        fault = self._differs(census, ran)
+            ran = run(self.spec, arguments, feed, lambda: None)
+        fault = self._differs(census, ran, c)
         if fault is not None:
             raise BadPolicy(f"{self.spec}: VW reads this log otherwise than replay does: {fault}")
         return census, ran
 
-    def _differs(self, census: Census, ran: Ran) -> str | None:
+    def _differs(self, census: Census, ran: Ran, c: float) -> str | None:
         """How VW's reading differs from replay's: its own estimate from the same events must be ours."""
         if len(ran.counts) != census.n:
             return f"it saw {len(ran.counts)} events, replay {census.n}"
         if not np.array_equal(ran.counts, census.n_candidates):
             return "it saw other numbers of candidates"
-        if ran.updates and abs(ran.mean_update - 1.0) > 1e-6:
-            return f"events it learned from stood for {ran.mean_update:g} each; a learner needs every event, once"
-        total, size = 0.0, 0.0
+        total, size, largest = 0.0, 0.0, 0.0
         for begin, pi in _pi_of_chosen(census, ran):
-            earned = pi / census.p[begin : begin + len(pi)] * census.reward[begin : begin + len(pi)]
+            weight = pi / census.p[begin : begin + len(pi)]
+            earned = weight * census.reward[begin : begin + len(pi)]
             total += float(earned.sum())
             size += float(np.abs(earned).sum())
+            largest = max(largest, float(weight.max()))
+        # Where c is too large VW weighs what it cannot accept often enough; that is refused elsewhere.
+        if ran.updates and abs(ran.mean_update - 1.0) > 1e-6 and c * largest <= 1 + _VIOLATION:
+            return f"events it learned from stood for {ran.mean_update:g} each; a learner needs every event, once"
         if abs(total / census.n + ran.average_loss) > _LOSS_DIGITS + 1e-5 * size / census.n:
             return f"its mean cost is {ran.average_loss:g}, where replay has the mean reward {total / census.n:g}"
         return None

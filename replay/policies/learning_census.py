@@ -1,11 +1,12 @@
-"""What a learner's run is held against: the log's single slots in arrays, and lines that VW can learn from."""
+"""What a learner's run is held against: the log's single slots, in arrays."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +41,19 @@ class Census:
         self.uniform = True
         self.first_place = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def add(self, batch: Batch) -> None:
         """
         :raises BadPolicy: an event has not exactly one slot, or was thinned out by others
         """
         if not batch.single or (np.diff(batch.starts) != 1).any():
-            self.close()
             raise BadPolicy(
                 f"{self._spec}: a learner along the log chooses one action an event, and around place {batch.place[0]} "
                 "this log has events of several slots; evaluate it on a log of top slots, or give a model trained on "
@@ -68,39 +76,3 @@ class Census:
             file.close()
             setattr(self, name, mapped(Path(file.name), _COLUMNS[name]))
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def training_lines(spec: str, batch: Batch) -> bytes:
-    """The batch as dsjson that says no more than a learner needs.
-
-    Where the log has numeric contexts instead of features, they become ``{"C": {"x0": ..., "x1": ...}}`` and each
-    candidate ``{"A": {"id": ...}}``.
-
-    :raises BadPolicy: the log has neither
-    """
-    if batch.texts is not None:
-        shared, candidates = batch.texts.shared, batch.texts.candidates
-    elif batch.contexts is not None and batch.candidates is not None:
-        shared = [
-            ('{"C":{' + ",".join(f'"x{i}":{value!r}' for i, value in enumerate(row)) + "}}").encode()
-            for row in batch.contexts.tolist()
-        ]
-        candidates = [b'{"A":{"id":"%d"}}' % item for item in batch.candidates.item.tolist()]
-    else:
-        raise BadPolicy(
-            f"{spec} learns from features, and this log has none that can be learned from; give a log with features "
-            "(dsjson, the service's own) or with contexts and items"
-        )
-    lines = []
-    starts = np.concatenate([[0], np.cumsum(batch.n_candidates)]).tolist()
-    for i, (reward, p, chosen) in enumerate(
-        zip(batch.reward.tolist(), batch.propensity.tolist(), batch.chosen.tolist(), strict=True)
-    ):
-        members = shared[i].strip()[1:-1].strip()
-        listed = b",".join(candidates[starts[i] : starts[i + 1]])
-        label = b'"_label_cost":%r,"_label_probability":%r,"_label_Action":%d,"_labelIndex":%d'
-        lines.append(
-            b"{" + label % (0.0 - reward, p, chosen + 1, chosen) + b',"c":{' + members
-            + (b"," if members else b"") + b'"_multi":[' + listed + b"]}}\n"
-        )  # fmt: skip
-    return b"".join(lines)

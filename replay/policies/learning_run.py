@@ -34,7 +34,7 @@ _CHILD: Final = (
     "arguments, learners = vw.get_arguments(), vw.get_enabled_learners()\n"
     "vw.finish()\n"
     "print('arguments are', arguments, file=sys.stderr)\n"
-    "print('learners are', *learners, file=sys.stderr, flush=True)\n"
+    "print('learners are', ', '.join(learners), file=sys.stderr, flush=True)\n"
 )
 _PIECE: Final = 1 << 20
 _NONE, _MALFORMED, _NO_DISTRIBUTION = 0, 1, 2
@@ -126,7 +126,7 @@ def _run(spec: str, arguments: list[str], feed: Feed | None, meanwhile: Callable
         updates,
         mean_update,
         shlex.split(_line(said, "arguments are")),
-        _line(said, "learners are").split(),
+        _line(said, "learners are").split(", "),
     )
 
 
@@ -267,6 +267,9 @@ def parse_predictions(data, values, sizes, tolerance):  # type: ignore[no-untype
             values[n_values + action] = probability
             total += probability
             at += at < end
+        for k in range(size):
+            if values[n_values + k] < 0.0:
+                return n_values, n_sizes, 1
         if not abs(total - 1.0) <= tolerance:
             return n_values, n_sizes, 2
         n_values += size
