@@ -9,12 +9,12 @@ from typing import Final
 
 from replay.errors import BadQuestion
 from replay.estimators import Estimator
-from replay.intervals.automatic import automatic
-from replay.intervals.bootstrap import REPLICATES, bootstrap
-from replay.intervals.evidence import Evidence, evidence, stays_in_range
-from replay.intervals.exact import exact
-from replay.intervals.likelihood import likelihood
-from replay.intervals.normal import normal
+from replay.intervals.automatic import automatic_limits
+from replay.intervals.bootstrap import REPLICATES, bootstrap_limits
+from replay.intervals.evidence import Evidence, gather, stays_in_range
+from replay.intervals.exact import exact_limits
+from replay.intervals.likelihood import likelihood_limits
+from replay.intervals.normal import normal_limits
 from replay.results import Interval
 from replay.sums import Sums
 
@@ -55,7 +55,7 @@ def interval(
         raise BadQuestion(f"alpha is {alpha}; it must be above 0 and below 1: 0.05 for 95 %")
     if reward_range is not None and not reward_range[0] < reward_range[1]:
         raise BadQuestion(f"the range of rewards is {reward_range}; the first must be below the second")
-    e = evidence(sums, estimator, reward_range, difference=difference)
+    e = gather(sums, estimator, reward_range, difference=difference)
     low, high, text = _limits(method, sums, estimator, e, alpha, reward_range, difference=difference, seed=seed)
     # What is certain has width 0; rounding must not make it a finding.
     slack = _ROUNDING * max(abs(estimator.value(sums)), abs(sums.mean("y")))
@@ -76,19 +76,19 @@ def _limits(
 ) -> tuple[float, float, str]:
     """Lower and upper limit, and how they were made."""
     if method == "likelihood":
-        low, high = likelihood(sums, alpha, reward_range=reward_range, difference=difference)
+        low, high = likelihood_limits(sums, alpha, reward_range=reward_range, difference=difference)
         return low, high, f"likelihood: Cressie-Read, mean weight 1, weights up to {_bound(sums)}"
     if method == "exact":
-        low, high = exact(sums, alpha, reward_range=reward_range, difference=difference)
+        low, high = exact_limits(sums, alpha, reward_range=reward_range, difference=difference)
         return low, high, f"exact: mid-P, one more reward with a weight up to {_bound(sums)}"
-    if method == "normal" and (found := normal(e, alpha, difference=difference)) is not None:
+    if method == "normal" and (found := normal_limits(e, alpha, difference=difference)) is not None:
         return found[0], found[1], f"normal: {found[2]} scale, corrected for skewness, {e.df:.0f} degrees of freedom"
     if method == "bootstrap":
-        drawn = bootstrap(sums, estimator, e, alpha, difference=difference, seed=seed)
+        drawn = bootstrap_limits(sums, estimator, e, alpha, difference=difference, seed=seed)
         if drawn is not None:
             return *drawn, f"bootstrap: BCa, {REPLICATES} times {len(e.psi)} groups of viewers, seed {seed}"
-    value = evidence(sums, estimator, reward_range, difference=False) if difference else None
-    low, high = automatic(e, alpha, beta=stays_in_range(estimator), value=value)
+    value = gather(sums, estimator, reward_range, difference=False) if difference else None
+    low, high = automatic_limits(e, alpha, beta=stays_in_range(estimator), value=value)
     instead = "" if method == "auto" else f" (in place of {method}: nothing varies)"
     shape = "gamma and beta" if stays_in_range(estimator) and reward_range is not None else "gamma"
     text = (

@@ -5,7 +5,8 @@ Two pictures of how an estimate is off, both matched to its own variance between
 *gamma*: the sum of influences is a compound Poisson sum. Given k jumps, what it may truly be is distributed as a
 gamma variable with k of them, for the lower limit, and with one more for the upper (Garwood 1936; weighted: Fay and
 Feuer 1997). Here the gamma also has the skewness of the influences; the one more is the event that was not seen; and
-each limit takes both halves (mid-P: Fay and Kim 2017). Influences jump both up and down, so there are four parts.
+where rewards are few each limit takes half of both (mid-P: Fay and Kim 2017). Influences jump both up and down, so
+there are four parts.
 
 *beta*: the value is a share of a known range, estimated from as many events as have its variance. Clopper and
 Pearson's limits with that number (Korn and Graubard 1998), mid-P again. Weights of 0 or a constant and rewards
@@ -18,7 +19,6 @@ weights leave a standard error few degrees of freedom: variances are multiplied 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from math import isfinite, sqrt
 from typing import Final, NamedTuple
@@ -27,7 +27,7 @@ from scipy import stats
 
 from replay.errors import BadQuestion
 from replay.intervals.evidence import Evidence
-from replay.intervals.scales import beta_cdf, quantile, shifted_gamma_cdf
+from replay.intervals.scales import Cdf, beta_cdf, quantile, shifted_gamma_cdf
 
 _FAR: Final = 40.0
 """Standard deviations beyond which no limit is looked for."""
@@ -40,7 +40,7 @@ class Arms(NamedTuple):
     up: float
 
 
-def automatic(e: Evidence, alpha: float, *, beta: bool, value: Evidence | None = None) -> tuple[float, float]:
+def automatic_limits(e: Evidence, alpha: float, *, beta: bool, value: Evidence | None = None) -> tuple[float, float]:
     """Lower and upper limit, before they are cut to the possible range.
 
     :param beta: whether the estimate stays in the range of rewards
@@ -82,41 +82,45 @@ def gamma_arms(e: Evidence, alpha: float, inflation: float) -> Arms:
     reach = _FAR * sqrt(variance + up**2 + down**2)
     if reach == 0.0:
         return Arms(0.0, 0.0)
-    parts: list[Callable[[float], float]] = [
-        partial(
-            shifted_gamma_cdf,
-            mean=u - d,
-            variance=variance + u**2 + d**2,
-            third=2.0 * (third + u**3 - d**3),
-        )
-        for u in (0.0, up)
-        for d in (0.0, down)
-    ]
+
+    def limit(probability: float, share_up: float, share_down: float) -> float:
+        parts = []
+        for more, u in ((1.0 - share_up, 0.0), (share_up, up)):
+            for less, d in ((1.0 - share_down, 0.0), (share_down, down)):
+                cdf = partial(
+                    shifted_gamma_cdf,
+                    mean=u - d,
+                    variance=variance + u**2 + d**2,
+                    third=2.0 * (third + u**3 - d**3),
+                )
+                parts.append((more * less, cdf))
+        return quantile(parts, probability, -reach, reach) / e.n
+
     return Arms(
-        -quantile(parts, alpha / 2.0, -reach, reach) / e.n, quantile(parts, 1.0 - alpha / 2.0, -reach, reach) / e.n
+        -limit(alpha / 2.0, 1.0 - e.missed.whole_up, e.missed.whole_down),
+        limit(1.0 - alpha / 2.0, e.missed.whole_up, 1.0 - e.missed.whole_down),
     )
 
 
-def beta_limits(
-    e: Evidence, alpha: float, inflation: float, *, missed: tuple[float, float] | None = None
-) -> tuple[float, float]:
-    """By betas with one more event at either end of the range, as Clopper and Pearson have it.
-
-    :param missed: the weights of those events, at the lower and the upper end; those of ``e`` if None
-    """
+def beta_limits(e: Evidence, alpha: float, inflation: float) -> tuple[float, float]:
+    """By betas with one more event at either end of the range, as Clopper and Pearson have it."""
     spread = e.high - e.low
     share = min(max((e.value - e.low) / spread, 0.0), 1.0)
     psi = e.psi / spread
     spare = len(psi) / max(len(psi) - 1, 1)
-    parts: list[Callable[[float], float]] = []
-    for end, weight in zip((0.0, 1.0), missed or (e.missed.down, e.missed.up), strict=True):
+
+    def with_one_more(end: float, weight: float) -> Cdf:
         mean = (e.n * share + weight * end) / (e.n + weight)
         off = psi - (mean - share) * e.divisor
         variance = (float(off @ off) * spare + (weight * (end - mean)) ** 2) * inflation / (e.n + weight) ** 2
-        parts.append(partial(beta_cdf, mean=mean, variance=variance))
+        return partial(beta_cdf, mean=mean, variance=variance)
+
+    failed, rewarded = with_one_more(0.0, e.missed.down), with_one_more(1.0, e.missed.up)
+    lower = [(e.missed.whole_down, failed), (1.0 - e.missed.whole_down, rewarded)]
+    upper = [(1.0 - e.missed.whole_up, failed), (e.missed.whole_up, rewarded)]
     return (
-        e.low + spread * quantile(parts, alpha / 2.0, 0.0, 1.0),
-        e.low + spread * quantile(parts, 1.0 - alpha / 2.0, 0.0, 1.0),
+        e.low + spread * quantile(lower, alpha / 2.0, 0.0, 1.0),
+        e.low + spread * quantile(upper, 1.0 - alpha / 2.0, 0.0, 1.0),
     )
 
 

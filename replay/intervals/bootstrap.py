@@ -30,7 +30,7 @@ class _Resampled:
     index: Callable[[str], int]
 
 
-def bootstrap(
+def bootstrap_limits(
     sums: Sums, estimator: Estimator, e: Evidence, alpha: float, *, difference: bool, seed: int
 ) -> tuple[float, float] | None:
     """Lower and upper limit: bias-corrected and accelerated (Efron 1987), so the same on every scale.

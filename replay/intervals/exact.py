@@ -6,7 +6,6 @@ few of those. All are mid-P.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from math import isfinite, sqrt
 
@@ -18,12 +17,13 @@ from replay.estimators import SINGLE
 from replay.events import F64
 from replay.intervals.automatic import beta_limits
 from replay.intervals.clustering import design_effect
-from replay.intervals.evidence import clustered_weights, evidence
+from replay.intervals.evidence import gather
 from replay.intervals.scales import quantile
+from replay.intervals.weights_seen import WeightsSeen
 from replay.sums import Sums
 
 
-def exact(
+def exact_limits(
     sums: Sums, alpha: float, *, reward_range: tuple[float, float] | None, difference: bool
 ) -> tuple[float, float]:
     """Lower and upper limit for E[w r], or E[(w - 1) r], whatever estimator was asked for.
@@ -53,11 +53,12 @@ def _value(sums: Sums, alpha: float, rewards: tuple[float, float], bound: float)
     if sums.mean("w") == 0.0:
         # None of n events had a weight; one that has would have had at most this.
         return low, low + (high - low) * (1.0 - alpha ** min(bound / sums.size, 1.0))
-    e = evidence(sums, SINGLE["snips"], rewards, difference=False)
-    largest = max(bound * clustered_weights(sums) / sums.mean("w"), e.missed.up, e.missed.down)
+    e = gather(sums, SINGLE["snips"], rewards, difference=False)
+    largest = max(bound * WeightsSeen(sums).clustered / sums.mean("w"), e.missed.up, e.missed.down)
     few_above = _effective(sums, low, 1.0) <= _effective(sums, high, -1.0)
-    missed = (e.missed.down, largest) if few_above else (largest, e.missed.up)
-    return beta_limits(e, alpha, 1.0, missed=missed)
+    missed = e.missed._replace(whole_up=0.5, whole_down=0.5)
+    missed = missed._replace(up=largest) if few_above else missed._replace(down=largest)
+    return beta_limits(e._replace(missed=missed), alpha, 1.0)
 
 
 def _effective(sums: Sums, end: float, sign: float) -> float:
@@ -86,7 +87,7 @@ def _difference(sums: Sums, alpha: float, rewards: tuple[float, float], bound: f
     combination = (
         {"wr": 1.0, "y": -1.0, "w": -low, "one": low} if above else {"wr": -1.0, "y": 1.0, "w": high, "one": -high}
     )
-    effect = max(design_effect(sums, combination, squares), clustered_weights(sums))
+    effect = max(design_effect(sums, combination, squares), WeightsSeen(sums).clustered)
     gains = _poisson(cells.counts, more, alpha, (bound - 1.0) * (high - low) * effect, effect, sums.size)
     losses = _poisson(cells.counts, less, alpha, (high - low) * effect, effect, sums.size)
     middle = gains[1] - losses[1]
@@ -109,13 +110,13 @@ def _poisson(
     total, squares = float(count @ jump), float(count @ jump**2) * effect
     largest = max(largest, 0.0)
     parts = [
-        partial(_gamma_cdf, total=t, squares=s) for t, s in ((total, squares), (total + largest, squares + largest**2))
+        (0.5, partial(_gamma_cdf, total=total, squares=squares)),
+        (0.5, partial(_gamma_cdf, total=total + largest, squares=squares + largest**2)),
     ]
     reach = 2.0 * (total + largest) + 40.0 * sqrt(squares + largest**2)
     if reach == 0.0:
         return 0.0, 0.0, 0.0
-    cdfs: list[Callable[[float], float]] = list(parts)
-    low, high = quantile(cdfs, alpha / 2.0, 0.0, reach), quantile(cdfs, 1.0 - alpha / 2.0, 0.0, reach)
+    low, high = quantile(parts, alpha / 2.0, 0.0, reach), quantile(parts, 1.0 - alpha / 2.0, 0.0, reach)
     return low / n, total / n, high / n
 
 

@@ -37,7 +37,7 @@ class Moments(NamedTuple):
     less: float = 0.0
 
 
-def likelihood(
+def likelihood_limits(
     sums: Sums, alpha: float, *, reward_range: tuple[float, float] | None, difference: bool
 ) -> tuple[float, float]:
     """Lower and upper limit.

@@ -26,7 +26,7 @@ class Scale(NamedTuple):
     bend: float
 
 
-def normal(e: Evidence, alpha: float, *, difference: bool) -> tuple[float, float, str] | None:
+def normal_limits(e: Evidence, alpha: float, *, difference: bool) -> tuple[float, float, str] | None:
     """Lower and upper limit, and the name of the scale; None if the variance is 0, and so no guide.
 
     On a scale h, T = (h(estimate) - h(truth)) / se(h) has mean -g/2 - c and third cumulant -2g - 6c to first order,

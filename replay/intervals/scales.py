@@ -40,14 +40,18 @@ def beta_cdf(x: float, mean: float, variance: float) -> float:
     return float(special.betainc(mean * size, (1.0 - mean) * size, min(max(x, 0.0), 1.0)))
 
 
-def quantile(cdfs: Sequence[Callable[[float], float]], probability: float, low: float, high: float) -> float:
-    """Where the equal mixture of some distributions passes a probability; ``low`` or ``high`` if outside.
+Cdf = Callable[[float], float]
 
+
+def quantile(parts: Sequence[tuple[float, Cdf]], probability: float, low: float, high: float) -> float:
+    """Where a mixture of distributions passes a probability; ``low`` or ``high`` if it does so outside.
+
+    :param parts: of the mixture: share, distribution function
     :param low, high: where to look
     """
 
     def excess(x: float) -> float:
-        return sum(cdf(x) for cdf in cdfs) / len(cdfs) - probability
+        return sum(share * cdf(x) for share, cdf in parts if share > 0.0) - probability
 
     if excess(low) >= 0.0:
         return low
