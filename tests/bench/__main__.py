@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import http, learning, ranking, storage
+from tests.bench import evaluation, http, learning, ranking, storage
 from tests.bench.results import Result, table
 from tests.bench.session import QUICK, Scale, Session
 
@@ -29,6 +29,7 @@ GROUPS: dict[str, Callable[[Session], list[Result]]] = {
     "width": learning.width,
     "log": storage.log_bytes,
     "memory": storage.memory,
+    **evaluation.GROUPS,
 }
 
 

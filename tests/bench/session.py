@@ -32,6 +32,11 @@ class Scale(NamedTuple):
     n_swaps: int = 100
     n_logged: int = 3_000
     n_slots: int = 300
+    ope_repetitions: int = 3
+    n_ope: int = 1_000_000
+    n_ope_slates: int = 20_000
+    n_ope_rows: int = 10_000_000
+    n_ope_lines: int = 100_000
 
 
 QUICK = Scale(
@@ -48,6 +53,11 @@ QUICK = Scale(
     n_swaps=3,
     n_logged=100,
     n_slots=40,
+    ope_repetitions=1,
+    n_ope=20_000,
+    n_ope_slates=500,
+    n_ope_rows=200_000,
+    n_ope_lines=2_000,
 )
 
 
