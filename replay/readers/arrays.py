@@ -13,7 +13,9 @@ from replay.events import F64, I64, U8, U64, Batch, Candidates, Needs, Texts, it
 from replay.readers.common import Reading, checked_propensity, dense, own_keys
 
 EVENTS: Final = 65_536
-"""Events in a batch."""
+"""Events in a batch, at most."""
+LISTED: Final = 1 << 20
+"""Candidates in a batch, about, where they are wanted: what is worked out for each of them then fits into a cache."""
 
 
 def from_arrays(
@@ -140,7 +142,7 @@ class ArrayLog(Reading):
         return tuple(self._whole.columns)
 
     def batches(self, needs: Needs) -> Iterator[Batch]:
-        """Views of the arrays, ``EVENTS`` events each.
+        """Views of the arrays, up to ``EVENTS`` events each.
 
         :raises BadLog: the candidates are wanted and unknown
         """
@@ -149,8 +151,11 @@ class ArrayLog(Reading):
         listed = needs.candidates or needs.texts
         if listed and not self.knows_candidates():
             raise BadLog(f"{self.name}: it is not known what could have been shown; give n_actions")
-        for first in range(0, whole.n, EVENTS):
-            last = min(first + EVENTS, whole.n)
+        at_once = EVENTS
+        if listed and whole.n:
+            at_once = min(max(LISTED * whole.n // max(int(whole.n_candidates.sum()), 1), 1), EVENTS)
+        for first in range(0, whole.n, at_once):
+            last = min(first + at_once, whole.n)
             yield self._part(first, last, needs)
             self._done = last
 
