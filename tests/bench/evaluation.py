@@ -17,7 +17,6 @@ import numpy as np
 from tests.bench.peers import peers
 from tests.bench.results import Result
 from tests.bench.session import Session
-from tests.bench.workload import quantile
 
 HERE: Final = Path(__file__).resolve().parent
 N_ACTIONS: Final = 80
@@ -136,7 +135,8 @@ def parquet(session: Session) -> list[Result]:
     return [
         Result(name="ope_rows", what=f"{n:,} rows of Parquet, all estimators and intervals, whole command",
                ratios=rates, limit=2.0, side="at least", unit="million rows/s", measured={"ours": large}),
-        Result(name="ope_rows_memory", what=f"peak memory over {n:,} rows against {n // 10:,}", ratios=growth, limit=1.1),
+        Result(name="ope_rows_memory", what=f"peak memory over {n:,} rows against {n // 10:,}", ratios=growth,
+               limit=1.1),
     ]  # fmt: skip
 
 
@@ -160,7 +160,8 @@ def dsjson(session: Session) -> list[Result]:
     n = session.scale.n_ope_lines
     return [
         Result(name="ope_dsjson", what=f"a model over {n:,} dsjson lines of 10 actions, against json.loads and predict",
-               ratios=reading, limit=3.0, side="at least", unit="x faster", measured={"ours": mine, "by_hand": by_hand}),
+               ratios=reading, limit=3.0, side="at least", unit="x faster",
+               measured={"ours": mine, "by_hand": by_hand}),
         Result(name="ope_learning", what=f"a learner along {n:,} dsjson lines, against VW's native reader alone",
                ratios=learning, limit=0.7, side="at least", unit="x the speed",
                measured={"ours": along, "native": native}),
