@@ -5,6 +5,7 @@ Whoever looks again and again as events arrive needs `replay.intervals.sequence`
 
 from __future__ import annotations
 
+from math import isfinite, isinf
 from typing import Final
 
 from replay.errors import BadQuestion
@@ -12,7 +13,7 @@ from replay.estimators import Estimator
 from replay.intervals.automatic import automatic_limits
 from replay.intervals.bootstrap import REPLICATES, bootstrap_limits
 from replay.intervals.evidence import Evidence, gather, stays_in_range
-from replay.intervals.exact import exact_limits
+from replay.intervals.exact import exact_limits, largest_possible
 from replay.intervals.likelihood import likelihood_limits
 from replay.intervals.normal import normal_limits
 from replay.results import Interval
@@ -79,8 +80,9 @@ def _limits(
         low, high = likelihood_limits(sums, alpha, reward_range=reward_range, difference=difference)
         return low, high, f"likelihood: Cressie-Read, mean weight 1, weights up to {_bound(sums)}"
     if method == "exact":
+        seen = "" if isfinite(sums.weight_bound) else ", the largest seen: nothing bounds weights"
         low, high = exact_limits(sums, alpha, reward_range=reward_range, difference=difference)
-        return low, high, f"exact: mid-P, one more reward with a weight up to {_bound(sums)}"
+        return low, high, f"exact: mid-P, one more reward with a weight up to {largest_possible(sums):.6g}{seen}"
     if method == "normal" and (found := normal_limits(e, alpha, difference=difference)) is not None:
         return found[0], found[1], f"normal: {found[2]} scale, corrected for skewness, {e.df:.0f} degrees of freedom"
     if method == "bootstrap":
@@ -89,6 +91,8 @@ def _limits(
             return *drawn, f"bootstrap: BCa, {REPLICATES} times {len(e.psi)} groups of viewers, seed {seed}"
     value = gather(sums, estimator, reward_range, difference=False) if difference else None
     low, high = automatic_limits(e, alpha, beta=stays_in_range(estimator), value=value)
+    if isinf(e.missed.jump_up):
+        return low, high, "auto: all that is possible; too little was seen of the target to say more"
     instead = "" if method == "auto" else f" (in place of {method}: nothing varies)"
     shape = "gamma and beta" if stays_in_range(estimator) and reward_range is not None else "gamma"
     text = (
@@ -100,4 +104,4 @@ def _limits(
 
 def _bound(sums: Sums) -> str:
     bound = max(sums.weight_bound, sums.largest_weight)
-    return f"{bound:.6g}" if sums.weight_bound >= sums.largest_weight else f"{bound:.6g} (the largest seen)"
+    return "anything" if isinf(bound) else f"{bound:.6g}"

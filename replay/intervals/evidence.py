@@ -84,6 +84,8 @@ def gather(sums: Sums, estimator: Estimator, reward_range: tuple[float, float] |
     if len(buckets) < 2 and reward_range is None:
         raise BadQuestion("one viewer does not say how far another would be off; give the range of rewards")
     low, high = reward_range if reward_range is not None else (sums.lowest_reward, sums.highest_reward)
+    if reward_range is None and low == high:
+        raise BadQuestion(f"every reward was {low:g}; give the range of rewards: what else could they have been?")
     at = min(max(value, low), high)
     divisor, scale = buckets[:, 0].copy(), 1.0
     if is_self_normalised(estimator) and not sums.terms.slates:
@@ -129,7 +131,7 @@ def _jumps(
     if not difference:
         return missed * up, missed * down
     # Instead of w: how far w is from 1. An event that only production would have had counts too, by at most 1.
-    far = weights.missed_apart
+    far = weights.missed_apart / scale
     near = min(far, 1.0)
     return max(far * up, near * down), max(far * down, near * up)
 

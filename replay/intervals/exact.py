@@ -34,12 +34,16 @@ def exact_limits(
         raise BadQuestion("the exact interval is for events of one slot; for slates there are auto and bootstrap")
     if reward_range is None:
         raise BadQuestion("the exact interval needs the range of rewards; give it, or use auto")
-    bound = sums.weight_bound if isfinite(sums.weight_bound) else sums.largest_weight
-    if bound == 0.0:
-        return (
-            reward_range if not difference else (reward_range[0] - reward_range[1], reward_range[1] - reward_range[0])
-        )
+    bound, weights = largest_possible(sums), WeightsSeen(sums)
+    if weights.nothing or sums.used_buckets < 2:
+        low, high = reward_range
+        return (low - high, high - low) if difference else (low, high)
     return _difference(sums, alpha, reward_range, bound) if difference else _value(sums, alpha, reward_range, bound)
+
+
+def largest_possible(sums: Sums) -> float:
+    """The weight that none can exceed; if that is not known, the largest seen, which some will exceed."""
+    return max(sums.weight_bound if isfinite(sums.weight_bound) else 0.0, sums.largest_weight)
 
 
 def _value(sums: Sums, alpha: float, rewards: tuple[float, float], bound: float) -> tuple[float, float]:
@@ -50,9 +54,6 @@ def _value(sums: Sums, alpha: float, rewards: tuple[float, float], bound: float)
     weight c; with no rewards at all the upper limit is 1 - (alpha) ^ (bound / n), some 3 bound / n at 95 %.
     """
     low, high = rewards
-    if sums.mean("w") == 0.0:
-        # None of n events had a weight; one that has would have had at most this.
-        return low, low + (high - low) * (1.0 - alpha ** min(bound / sums.size, 1.0))
     e = gather(sums, SINGLE["snips"], rewards, difference=False)
     largest = max(bound * WeightsSeen(sums).clustered / sums.mean("w"), e.missed.up, e.missed.down)
     few_above = _effective(sums, low, 1.0) <= _effective(sums, high, -1.0)
@@ -80,6 +81,8 @@ def _difference(sums: Sums, alpha: float, rewards: tuple[float, float], bound: f
     low, high = rewards
     cells = sums.weights.cells
     weight, reward = cells.sum_weight / cells.counts, cells.sum_reward / cells.counts
+    if bound <= 1.0 and (np.abs(weight - 1.0) < 1e-9).all():
+        return 0.0, 0.0
     above = _effective(sums, low, 1.0) <= _effective(sums, high, -1.0)
     distance = reward - low if above else high - reward
     more, less = np.maximum(weight - 1.0, 0.0) * distance, np.maximum(1.0 - weight, 0.0) * distance

@@ -11,6 +11,10 @@ SYMMETRIC = 1e-3
 """Skewness below which a gamma is taken for a normal distribution: the difference is below 1e-4 there."""
 
 
+NARROW = 1e10
+"""Events in effect from which on a beta is taken for a normal distribution: beyond, its function loses digits."""
+
+
 def shifted_gamma_cdf(x: float, mean: float, variance: float, third: float) -> float:
     """Of the gamma distribution, shifted and perhaps mirrored, with these moments.
 
@@ -37,6 +41,8 @@ def beta_cdf(x: float, mean: float, variance: float) -> float:
     if variance <= 0.0:
         return float(x >= mean)
     size = mean * (1.0 - mean) / variance
+    if size > NARROW:
+        return float(special.ndtr((x - mean) / sqrt(variance)))
     return float(special.betainc(mean * size, (1.0 - mean) * size, min(max(x, 0.0), 1.0)))
 
 

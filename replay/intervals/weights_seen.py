@@ -46,15 +46,20 @@ class WeightsSeen:
             weight = cells.sum_weight / cells.counts
             self._cells = cells.counts, weight if estimator is None else shaped(estimator, weight)
 
+    @cached_property
+    def nothing(self) -> bool:
+        """No weight was above 0, or none that can be squared."""
+        return not (self._by_slot**2).any()
+
     @property
     def missed(self) -> float:
         """Weight of an event that was not seen, but might have been: that at which variance typically is.
 
-        If viewers have several events, all events of one more viewer, as far as weights tell. What bounds weights,
-        if none was above 0; inf if nothing does.
+        If viewers have several events, all events of one more viewer, as far as weights tell. inf if no weight was
+        above 0: nothing was seen of the target then.
         """
-        if not self._by_slot.any():
-            return self._sums.weight_bound
+        if self.nothing:
+            return inf
         if self._slates:
             return min(max(self._together, 1.0), self._sums.weight_bound)
         of_event = self.moments(apart=False)
@@ -80,8 +85,9 @@ class WeightsSeen:
     @cached_property
     def clustered(self) -> float:
         """How many times the weight of an event that of its viewer is, at least 1; logs of single slots only."""
-        total = float(self._by_slot.sum())
-        return max(self._together * total / float(self._squares(apart=False).sum()), 1.0) if total > 0.0 else 1.0
+        if self.nothing:
+            return 1.0
+        return max(self._together * float(self._by_slot.sum()) / float(self._squares(apart=False).sum()), 1.0)
 
     @property
     def _together(self) -> float:
@@ -115,14 +121,15 @@ class WeightsSeen:
         least = float(len(self._buckets))
         if self._cells is not None:
             of_event = self.moments(apart=apart)
-            least = min(least, of_event.second**2 / of_event.fourth if of_event.fourth > 0.0 else inf)
+            if of_event.fourth > 0.0:
+                least = min(least, of_event.second**2 / of_event.fourth)
         elif not self._slates:
             shares.append(self._squares(apart=apart))
         for share in shares:
-            total = float(share.sum())
-            if total > 0.0:
-                least = min(least, total**2 / float(share @ share))
-        return least
+            squares = float(share @ share)
+            if squares > 0.0:
+                least = min(least, float(share.sum()) ** 2 / squares)
+        return max(least, 1.0)
 
     def _squares(self, *, apart: bool) -> F64:
         """Shape (used buckets,): sums of w^2, or (w - 1)^2, over the events of each."""
