@@ -47,7 +47,7 @@ def both_sides(sums: Sums, weight: float, low: float, high: float) -> tuple[Side
     if sums.terms.slates:
         if low != 0.0:
             return Side(0.0, 1.0), Side(0.0, 1.0)
-        return _side(sums, {"rips": 1.0}, sums.mean("rips2"), largest), Side(0.0, 1.0)
+        return _side(sums, {"rips": 1.0}, 0.0, largest), Side(0.0, 1.0)
     above, below = _second_moments(sums, low, high)
     return (
         _side(sums, {"wr": 1.0, "w": -low}, above, largest),
