@@ -36,8 +36,8 @@ lint: venv-dev  ## Check style and common mistakes (ruff)
 types: venv-dev  ## Check types (mypy, strict)
 	@$(PY) -m mypy bandit replay $(wildcard server.py) tests requirements
 
-docs: venv-dev  ## Check that the generated parts of README.md are current (cog -r writes them)
-	@$(PY) -m cogapp --check -P -I . README.md
+docs: venv-dev  ## Check that the generated parts of README.md and docs are current (cog -r writes them)
+	@$(PY) -m cogapp --check -P -I . README.md docs/evaluating.md
 
 lock:  ## Write requirements/*.txt again from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(PYTHON) requirements/lock.py $(ARGS)
