@@ -98,6 +98,7 @@ class Propensities(PolicyBase):
             )
         starts = candidate_starts(batch)
         whole = checked_pmf(self.name, batch, values.ravel(), starts)
+        self.look_for_uncovered(batch, whole)
         return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
 
 
@@ -140,6 +141,7 @@ class Called(PolicyBase):
         n_candidates = int(starts[-1])
         if values.shape == (n_candidates,):
             whole = checked_pmf(self.name, batch, values, starts)
+            self.look_for_uncovered(batch, whole)
             return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
         if values.shape != (batch.n_slots,):
             raise BadPolicy(

@@ -16,7 +16,6 @@ fixed multiplier, and its estimate read at the log's length, are another matter.
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Log, Needs
 from replay.policies.base import PolicyBase, is_uniform, number
+from replay.policies.learning_arguments import OPTIONS, check_step_sizes, checked_arguments
 from replay.policies.learning_census import Census
 from replay.policies.learning_run import Ran, drawn, run
 from replay.writers.dsjson import DsjsonWriter
@@ -34,36 +34,6 @@ CURVE_POINTS: Final = 20
 _CHUNK: Final = 1 << 20
 _VIOLATION: Final = 1e-5
 _LOSS_DIGITS: Final = 2e-6
-_OPTIONS: Final = {
-    "c": "no more than the smallest probability that the logging policy gives to anything, over the largest that the "
-    "learner may",
-    "seed": "of the draws, a whole number",
-}
-_OURS: Final = "it is set here"
-_NOT_ONE_SLOT: Final = "it is no policy of one choice among actions with features; use --cb_explore_adf"
-_REFUSED: Final[dict[str, str]] = {
-    **dict.fromkeys(
-        ("-d", "--data", "--dsjson", "--json", "--explore_eval", "--multiplier", "--target_rate", "--block_size"), _OURS
-    ),
-    **dict.fromkeys(("-p", "--predictions", "-r", "--raw_predictions", "--quiet", "--driver_output_off"), _OURS),
-    **dict.fromkeys(("--driver_output", "--log_output", "--log_level", "--limit_output", "--progress", "-P"), _OURS),
-    "--random_seed": "write ,seed=N after the arguments",
-    **dict.fromkeys(("-t", "--testonly"), "it would not learn; use greedy:MODEL or epsilon:MODEL"),
-    **dict.fromkeys(
-        ("--passes", "-c", "--cache", "--cache_file", "-k", "--kill_cache", "--bfgs", "--conjugate_gradient"),
-        "online there is one pass",
-    ),
-    **dict.fromkeys(
-        ("-f", "--final_regressor", "--readable_model", "--invert_hash", "--save_per_pass", "--extra_metrics"),
-        "nothing is saved",
-    ),
-    **dict.fromkeys(("--daemon", "--port", "--stdin", "-a", "--audit", "--span_server"), "there is nobody to talk to"),
-    **dict.fromkeys(("--ccb_explore_adf", "--slates", "--cb", "--cb_explore", "--cats", "--cats_pdf"), _NOT_ONE_SLOT),
-    **dict.fromkeys(("--cbify", "--cbify_ldf", "--warm_cb", "--oaa", "--csoaa", "--wap"), _NOT_ONE_SLOT),
-    "--cb_sample": "the draw is made here",
-    "--sgd": "",
-    "--regcbopt": "VW does not print it as a distribution",
-}
 # Learners that take no random numbers of their own: here VW's draws can be drawn again.
 _DRAW_NOTHING: Final = frozenset(
     {"gd", "scorer-identity", "csoaa_ldf-rank", "cb_adf", "explore_eval", "shared_feature_merger"}
@@ -98,7 +68,7 @@ class Learning(PolicyBase):
 
     def __init__(self, name: str, spec: str, arguments: str, *, c: float | None = None, seed: int = 0) -> None:
         super().__init__(name, spec)
-        self._arguments = _checked_arguments(spec, arguments)
+        self._arguments = checked_arguments(spec, arguments)
         self._c = c
         self._seed = seed
         self._at = 0
@@ -255,7 +225,7 @@ class Learning(PolicyBase):
             self._pi[begin:end] = pi
             if known:
                 state = drawn(state, self._pi[begin:end], p, self.c, draws[begin:end])
-        _check_step_sizes(self.spec, ran.arguments)
+        check_step_sizes(self.spec, ran.arguments)
         # Probabilities are printed with six digits, so one draw in a million or so may fall on the other side.
         same = known and abs(int(draws.sum()) - ran.updates) <= 2 + 1e-6 * n
         self._accepted: NDArray[np.uint8] | None = draws if same else None
@@ -292,7 +262,7 @@ class Learning(PolicyBase):
     def _not_uniform(self, census: Census | None, least: float = 0.0) -> str:
         seen = least if census is None else census.least
         return (
-            f"{self.spec}: the log is not uniform, so c must be given: {_OPTIONS['c']}. With epsilon-greedy logging "
+            f"{self.spec}: the log is not uniform, so c must be given: {OPTIONS['c']}. With epsilon-greedy logging "
             f"that is epsilon / (number of actions). Write it after the arguments, as in vw:...,c={seen:.2g} "
             f"({seen:.4g} is the smallest logged propensity seen, which other actions may go below)"
         )
@@ -331,46 +301,6 @@ def plain_file(log: Log) -> Path | None:
     return None if head[:2] in (b"\x1f\x8b", b"\x28\xb5") or head == b"\xef\xbb\xbf" else path
 
 
-def _checked_arguments(spec: str, text: str) -> list[str]:
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise BadPolicy(f"{spec}: the arguments cannot be read: {error}") from None
-    for word in words:
-        name = word.partition("=")[0]
-        short = name[:2] if re.fullmatch(r"-[A-Za-z].*", name) else name
-        reason = _REFUSED.get(name, "") or (_REFUSED.get(short, "") if short in ("-d", "-p", "-r", "-f", "-P") else "")
-        if reason:
-            raise BadPolicy(f"{spec}: {name} cannot be used for a policy that learns along the log: {reason}")
-    given = {word.partition("=")[0] for word in words}
-    if not given & {"--cb_explore_adf", "-i", "--initial_regressor"}:
-        raise BadPolicy(
-            f"{spec} names no explorer; give --cb_explore_adf with one of its explorers, such as --epsilon 0.1"
-        )
-    _check_step_sizes(spec, words)
-    return words
-
-
-def _check_step_sizes(spec: str, words: list[str]) -> None:
-    """Steps that shrink with events read, learned from or not, would make the learner older than its updates."""
-    given = {word.partition("=")[0] for word in words}
-    adaptive = "--sgd" not in given and ("--adaptive" in given or not given & {"--normalized", "--invariant"})
-    power = next(
-        (
-            word.partition("=")[2] or following
-            for word, following in zip(words, [*words[1:], ""], strict=True)
-            if word.partition("=")[0] == "--power_t"
-        ),
-        "0.5",
-    )
-    if not adaptive and float(power) != 0:
-        raise BadPolicy(
-            f"{spec}: without --adaptive VW's steps shrink with every event that it reads, also with those it does not "
-            "learn from, so the learner is not what it would be online; leave out --sgd (--normalized, --invariant), "
-            "or add --power_t 0"
-        )
-
-
 def parse_learning(name: str, spec: str) -> Learning:
     """``vw:ARGS``, ``vw:ARGS,c=.1,seed=1``.
 
@@ -387,7 +317,7 @@ def parse_learning(name: str, spec: str) -> Learning:
     if "c" in options:
         c = number(spec, "c", options["c"], 0.0, 1.0)
         if c <= 0:
-            raise BadPolicy(f"{spec}: c={options['c']} is not above 0; it is {_OPTIONS['c']}")
+            raise BadPolicy(f"{spec}: c={options['c']} is not above 0; it is {OPTIONS['c']}")
     seed = options.get("seed", "0")
     if not (seed.isascii() and seed.isdigit() and int(seed) < 1 << 63):
         raise BadPolicy(f"{spec}: seed={seed} is not a whole number of at least 0")

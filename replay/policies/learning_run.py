@@ -8,6 +8,7 @@ name any more: memory does not grow with the log.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -37,6 +39,7 @@ _CHILD: Final = (
     "print('learners are', ', '.join(learners), file=sys.stderr, flush=True)\n"
 )
 _PIECE: Final = 1 << 20
+_PAUSE_S: Final = 0.004
 _NONE, _MALFORMED, _NO_DISTRIBUTION = 0, 1, 2
 _SUM_TOLERANCE: Final = 1e-3
 
@@ -167,19 +170,26 @@ class _Printed:
 
     def read(self, pipe: IO[bytes]) -> None:
         """To the end, even after a fault: VW must not wait for a reader that is gone."""
-        kept = b""
+        with contextlib.suppress(OSError):  # Where pipes cannot be made larger, it takes longer.
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
+        kept: list[bytes] = []
+        held = 0
         with self._counts_path.open("wb") as counts, self._pmf_path.open("wb") as pmf:
             while piece := os.read(pipe.fileno(), _PIECE):
                 if self.fault:
                     continue
-                kept += piece
-                end = kept.rfind(b"\n") + 1
-                # Few and large: VW writes line by line.
-                if end >= _PIECE // 8:
-                    self._take(kept[:end], counts, pmf)
-                    kept = kept[end:]
-            if kept and not self.fault:
-                self._take(kept, counts, pmf)
+                kept.append(piece)
+                held += len(piece)
+                if held >= _PIECE // 4:
+                    text = b"".join(kept)
+                    end = text.rfind(b"\n") + 1
+                    self._take(text[:end], counts, pmf)
+                    kept, held = [text[end:]], len(text) - end
+                elif len(piece) < _PIECE // 16:
+                    # VW writes line by line; waking up for each would slow it down.
+                    time.sleep(_PAUSE_S)
+            if held and not self.fault:
+                self._take(b"".join(kept), counts, pmf)
 
     def _take(self, text: bytes, counts: IO[bytes], pmf: IO[bytes]) -> None:
         data = np.frombuffer(text, np.uint8)

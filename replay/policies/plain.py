@@ -39,6 +39,8 @@ class Uniform(PolicyBase):
                 f"says {batch.n_candidates[slot]}; log it, or give a table"
             )
         share = 1.0 / batch.n_candidates
-        if not pmf:
+        if not pmf and batch.candidates is None:
             return Assignment(share, None)
-        return Assignment(share, np.repeat(share, np.diff(candidate_starts(batch))))
+        whole = np.repeat(share, np.diff(candidate_starts(batch)))
+        self.look_for_uncovered(batch, whole)
+        return Assignment(share, whole if pmf else None)

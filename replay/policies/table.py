@@ -90,6 +90,7 @@ class Table(PolicyBase):
         else:
             self._check_sums(batch, values, starts)
         whole = checked_pmf(self.name, batch, values, starts)
+        self.look_for_uncovered(batch, whole)
         return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
 
     def _positions(self, batch: Batch) -> Any:

@@ -251,6 +251,7 @@ class VwModel(PolicyBase):
             slot = int(np.searchsorted(starts, int(np.argmax(bad)), side="right")) - 1
             raise BadPolicy(f"{self.spec}: the model's score at {place_of_slot(batch, slot)} is not finite")
         whole = explored(values, starts, explorer=self._explorer, shortlist=self._shortlist, floor=self._floor)
+        self.look_for_uncovered(batch, whole)
         return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
 
     def _scores(self, model: Model, batch: Batch, starts: Any) -> NDArray[np.float32]:

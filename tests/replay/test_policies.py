@@ -423,3 +423,25 @@ def test_small_rounding_is_scaled_away() -> None:
 def test_kept_is_a_log() -> None:
     log: Log = Kept(BATCH)
     assert [batch.n for batch in log.batches(Needs())] == [3]
+
+
+def test_policies_over_feeds_are_made_too() -> None:
+    assert parse_policy("caller").spec == "caller"
+    assert parse_policy("mine=caller,floor=.1").name == "mine"
+    with pytest.raises(BadPolicy, match="over feeds"):
+        parse_policy("feed:")
+
+
+def test_what_could_not_have_been_shown_is_counted() -> None:
+    assert BATCH.candidates is not None
+    logged = np.array([1.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.5])
+    batch = replace(BATCH, propensity=np.array([1, 0.5, 0.5]), candidates=BATCH.candidates._replace(logged=logged))
+    policy = parse_policy("uniform")
+    for _ in range(2):
+        assignment = assigned(policy, batch)
+        assert policy.uncovered == pytest.approx((2 / 3 + 1 / 3 + 0) / 3)  # type: ignore[attr-defined]
+    assert policy.largest_weight(batch, assignment) == np.inf
+    only = as_policy(lambda batch: np.array([1, 0, 0, 0, 0, 1, 1, 0]), "only")
+    assignment = assigned(only, batch)
+    assert only.uncovered == 0  # type: ignore[attr-defined]
+    assert only.largest_weight(batch, assignment) == pytest.approx(2)
