@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -58,29 +59,46 @@ class TextReader:
     """Reads texts into rows, and remembers those that are likely to come again."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[list[int], list[float]]] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._row_of: dict[bytes, int] = {}
+        self._starts, self._hashes, self._values = array("q", [0]), array("I"), array("d")
 
     def read(self, texts: list[bytes], *, keep: bool) -> Ragged:
         """
         :param keep: remember the features of each
         :raises BadLog: not a JSON object
         """
-        known = self._known
-        if len(known) > MOST_CACHED:
-            known.clear()
-        index: list[int] = []
-        value: list[float] = []
-        starts = np.zeros(len(texts) + 1, np.int64)
-        for i, text in enumerate(texts):
-            row = known.get(text)
-            if row is None:
-                row = features_of(text)
-                if keep:
-                    known[text] = row
-            index += row[0]
-            value += row[1]
-            starts[i + 1] = len(index)
-        return Ragged(starts, np.array(index, np.uint32), np.array(value, np.float64))
+        if not keep:
+            starts, hashes, values = array("q", [0]), array("I"), array("d")
+            for text in texts:
+                _append(text, starts, hashes, values)
+            return _as_ragged(starts, hashes, values)
+        if len(self._row_of) > MOST_CACHED:
+            self._forget()
+        row_of = self._row_of
+        rows = [row_of.get(text, -1) for text in texts]
+        if -1 in rows:
+            for i, text in enumerate(texts):
+                if rows[i] < 0:
+                    if text not in row_of:
+                        _append(text, self._starts, self._hashes, self._values)
+                        row_of[text] = len(self._starts) - 2
+                    rows[i] = row_of[text]
+        return _as_ragged(self._starts, self._hashes, self._values).take(np.array(rows, np.int64))
+
+
+def _append(text: bytes, starts: array[int], hashes: array[int], values: array[float]) -> None:
+    some_hashes, some_values = features_of(text)
+    hashes.extend(some_hashes)
+    values.extend(some_values)
+    starts.append(len(hashes))
+
+
+def _as_ragged(starts: array[int], hashes: array[int], values: array[float]) -> Ragged:
+    """Views: while they live, the arrays cannot grow."""
+    return Ragged(np.frombuffer(starts, np.int64), np.frombuffer(hashes, np.uint32), np.frombuffer(values, np.float64))
 
 
 def features_of(text: bytes) -> tuple[list[int], list[float]]:
@@ -98,12 +116,8 @@ def features_of(text: bytes) -> tuple[list[int], list[float]]:
         raise BadLog(f"features {text[:80]!r} are not JSON: {error}") from None
     if not isinstance(found, dict):
         raise BadLog(f"features {text[:80]!r} are not a JSON object")
-    index: list[int] = []
-    value: list[float] = []
-    for name, each in _walk("", found):
-        index.append(zlib.crc32(name.encode("utf-8", "surrogatepass")))
-        value.append(each)
-    return index, value
+    pairs = list(_walk("", found))
+    return [zlib.crc32(name.encode("utf-8", "surrogatepass")) for name, _ in pairs], [value for _, value in pairs]
 
 
 def _walk(path: str, found: dict[str, Any]) -> Iterator[tuple[str, float]]:

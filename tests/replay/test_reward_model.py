@@ -133,7 +133,7 @@ def test_what_viewers_did_changes_no_bit_of_what_is_predicted_for_them(kind: Any
     fold = fold_of(batch.viewer)
     before = RewardModel.fit([batch], kind=kind).predict(batch)
     of_candidate = np.repeat(fold, np.diff(batch.starts) * N_ITEMS)
-    for f in range(2 if kind in ("boosting", "logistic") else 5):
+    for f in range(1 if kind in ("boosting", "logistic") else 5):
         mine = np.repeat(fold, np.diff(batch.starts)) == f
         other = replace(batch, reward=np.where(mine, 1.0 - batch.reward, batch.reward))
         after = RewardModel.fit([other], kind=kind).predict(batch)
@@ -164,7 +164,7 @@ def test_a_policy_that_follows_the_predictions_earns_nothing_by_the_direct_metho
     False alarm below 1e-4 (4.5 standard errors of the doubly robust mean over seeds)."""
     n, n_items = 2000, 10
     gains = []
-    for seed in range(20):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         chosen = rng.integers(0, n_items, n)
         reward = (rng.random(n) < 0.05).astype(np.float64)
@@ -178,7 +178,7 @@ def test_a_policy_that_follows_the_predictions_earns_nothing_by_the_direct_metho
         w = (chosen == best) * float(n_items)
         q_best, q_chosen = q.reshape(n, n_items)[np.arange(n), best], q.reshape(n, n_items)[np.arange(n), chosen]
         gains.append((q_best + w * (reward - q_chosen)).mean() - 0.05)
-    assert abs(np.mean(gains)) < 4.5 * np.std(gains, ddof=1) / np.sqrt(20)
+    assert abs(np.mean(gains)) < 4.5 * np.std(gains, ddof=1) / np.sqrt(12)
 
 
 def test_all_batches_together_or_cut_up_give_the_same_model() -> None:
@@ -210,7 +210,7 @@ def part_of(batch: Batch, first: int, last: int) -> Batch:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(1, 60), max_size=12), most=st.integers(1, 80), seed=st.integers(0, 5))
 def test_the_sample_keeps_whole_viewers_however_the_log_is_cut(cuts: list[int], most: int, seed: int) -> None:
     batch = make_batch(300, viewers=25, texts=True)
