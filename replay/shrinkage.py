@@ -47,7 +47,8 @@ class Blend(NamedTuple):
     def note(self) -> str:
         """The weights, in a sentence."""
         shares = " + ".join(f"{100 * share:.0f} % {name}" for name, share in self.weights.items() if share >= 0.005)
-        return f"{shares}, by least estimated error; not unbiased: the interval is that of {self.companion}"
+        bias = "not unbiased: " if self.weights.get("dm") else ""
+        return f"{shares}, by least estimated error; {bias}the interval is that of {self.companion}"
 
 
 @dataclass(frozen=True)
