@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -165,12 +166,17 @@ def learning_native(path: str, arguments: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started}
 
 
-FILES = {
+FILES: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "parquet": parquet, "dsjson": dsjson, "dsjson_python": dsjson_python,
     "learning": learning, "learning_native": learning_native,
 }  # fmt: skip
 
 if __name__ == "__main__":
     name, *given = sys.argv[1:]
-    found = FILES[name](*given) if name in FILES else {"arrays": arrays, "slates": slates}[name](*map(int, given))
+    if name == "arrays":
+        found = arrays(*map(int, given))
+    elif name == "slates":
+        found = slates(*map(int, given))
+    else:
+        found = FILES[name](*given)
     print(json.dumps({**found, "peak_mb": peak_mb()}))

@@ -21,7 +21,7 @@ def test_what_the_source_raises_is_raised_after_what_came_before() -> None:
         yield 1
         raise ValueError("broken")
 
-    got = []
+    got: list[int] = []
     with pytest.raises(ValueError, match="broken"):
         got.extend(prefetched(source()))
     assert got == [1]
