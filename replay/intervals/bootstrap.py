@@ -84,8 +84,7 @@ def _resampled_means(used: F64, count: int, rng: np.random.Generator) -> F64:
     """Shape (count, p): means of terms when as many buckets as there are have been drawn with replacement."""
     buckets = len(used)
     drawn = rng.integers(0, buckets, size=(count, buckets), dtype=np.int32)
-    drawn += (np.arange(count, dtype=np.int32) * buckets)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=count * buckets).reshape(count, buckets)
-    totals: F64 = times.astype(np.float64) @ used
+    # Row by row, which stays in the cache.
+    totals = np.array([np.bincount(row, minlength=buckets) @ used for row in drawn])
     means: F64 = totals / totals[:, :1]
     return means

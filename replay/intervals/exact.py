@@ -124,6 +124,6 @@ def _poisson(
 
 
 def _gamma_cdf(x: float, total: float, squares: float) -> float:
-    if total <= 0.0:
+    if squares <= 0.0:
         return 1.0
     return float(special.gammainc(total**2 / squares, max(x, 0.0) * total / squares))

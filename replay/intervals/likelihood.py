@@ -59,9 +59,11 @@ def likelihood_limits(
     spread = ww - w * w / n
     slope = (moments.wx - w * moments.x / n) / spread if spread > 0.0 else 0.0
     squares = moments.xx - 2.0 * slope * moments.wx + slope**2 * ww
+    # Events of a viewer that resemble each other count as fewer.
     effect = design_effect(sums, {**combination, "w": -slope}, squares)
+    fewer = Moments(*(each / effect for each in moments[:-1]))._replace(less=moments.less)
     weights = 0.0, max(sums.weight_bound, sums.largest_weight)
-    return cressie_read(moments, alpha, weights=weights, rewards=rewards, effect=effect, viewers=sums.used_buckets)
+    return cressie_read(fewer, alpha, weights=weights, rewards=rewards)
 
 
 def cressie_read(
@@ -70,32 +72,35 @@ def cressie_read(
     *,
     weights: tuple[float, float],
     rewards: tuple[float, float],
-    effect: float = 1.0,
-    viewers: float = inf,
 ) -> tuple[float, float]:
     """Lower and upper limit.
 
     :param weights: smallest and largest that a weight could be; the largest may be inf
     :param rewards: the same of rewards, finite
-    :param effect: by how much events of the same viewer make variances larger; 1 if every event is its own
     """
     n = m.n
     fake = weights[1] if m.w < n else weights[0]
     if isinf(fake):
-        least = 1.0 + 1.0 / n
+        closest = 1.0 + 1.0 / n
     else:
         first, second = (fake + m.w) / (1.0 + n), (fake**2 + m.ww) / (1.0 + n)
-        least = (1.0 + n) * (first - 1.0) ** 2 / (second - first**2) if second > first**2 else 0.0
-    allowed = effect * float(stats.f.isf(alpha, 1, n if effect == 1.0 else max(min(n, viewers - 1.0), 1.0)))
-    phi = (-least - allowed) / (2.0 * (1.0 + n))
+        closest = (1.0 + n) * (first - 1.0) ** 2 / (second - first**2) if second > first**2 else 0.0
+    allowed = float(stats.f.isf(alpha, 1, n))
+    phi = (-closest - allowed) / (2.0 * (1.0 + n))
     ends = []
     for sign in (1.0, -1.0):
         candidates = []
+        if m.ww * n - m.w**2 <= _CLOSE * m.ww * n and m.xx * n - m.x**2 <= _CLOSE * m.xx * n:
+            # vw-estimators has an interval of width 1e-9 here: an event of another weight cannot have been missed if
+            # the mean is 1 and all that was seen had the same. One of that weight with another reward can.
+            candidates.append(_least_mean(m, sign, rewards, allowed))
         for weight in weights:
             worst = min if sign > 0.0 else max
             missed = worst((1.0 if isinf(weight) else weight - m.less) * reward for reward in rewards)
             candidates.append(_least_value(m, weight, missed, sign, phi))
-        ends.append(sign * min(candidates))
+        least = min(candidates)
+        # No reweighting at all gives a mean weight of 1: nothing follows, and nothing is ruled out.
+        ends.append(sign * (least if least < inf else -inf))
     spread = rewards[1] - rewards[0]
     lowest, highest = (-spread, spread) if m.less else rewards
     return min(max(ends[0], lowest), highest), max(min(ends[1], highest), lowest)
@@ -112,9 +117,7 @@ def _least_value(m: Moments, weight: float, missed: float, sign: float, phi: flo
         y = (missed * m.w - m.x) ** 2 / (n * (1.0 + n)) - (missed**2 * m.ww - 2.0 * missed * m.wx + m.xx) / (1.0 + n)
         z = phi + 1.0 / (2.0 * n)
         if isclose(y * z, 0.0, abs_tol=_CLOSE**2):
-            # Here vw-estimators has an interval of width 1e-9, as if rewards that never vary never could. With
-            # unbounded weights nothing follows from them.
-            return -inf
+            return x - sqrt(2.0) * _CLOSE
     else:
         w, ww = (weight + m.w) / (1.0 + n), (weight**2 + m.ww) / (1.0 + n)
         spread = ww - w**2
@@ -129,6 +132,15 @@ def _least_value(m: Moments, weight: float, missed: float, sign: float, phi: flo
         if isclose(y * z, 0.0, abs_tol=_CLOSE**2):
             return x - sqrt(2.0) * _CLOSE
     return x - sqrt(2.0 * y * z) if z <= 0.0 and y * z >= 0.0 else inf
+
+
+def _least_mean(m: Moments, sign: float, rewards: tuple[float, float], allowed: float) -> float:
+    """The least of sign * value if all weights and all rewards were the same, and one more event has another reward."""
+    worst = min if sign > 0.0 else max
+    missed = worst((m.w / m.n - m.less) * reward for reward in rewards)
+    rest = (missed + m.x) / (1.0 + m.n)
+    variance = (missed**2 + m.xx) / (1.0 + m.n) - rest**2
+    return sign * rest - sqrt(max(variance, 0.0) * allowed / (1.0 + m.n))
 
 
 def _weighted_squares(sums: Sums) -> float:

@@ -33,7 +33,10 @@ def shifted_gamma_cdf(x: float, mean: float, variance: float, third: float) -> f
 
 
 def beta_cdf(x: float, mean: float, variance: float) -> float:
-    """Of the beta distribution on [0, 1] with these moments; of a point at an end, if the mean is there."""
+    """Of a share that was estimated from as many draws of 0 or 1 as have a mean of this variance.
+
+    Beta(mean * size, (1 - mean) * size) with size = mean (1 - mean) / variance; a point if the mean is at an end.
+    """
     if mean <= 0.0:
         return 1.0
     if mean >= 1.0:
