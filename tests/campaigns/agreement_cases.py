@@ -14,7 +14,7 @@ from scipy import stats
 from replay.estimators import Estimator, event_variance, family, parse_estimator, squares, terms_for
 from replay.events import Batch, Candidates
 from replay.expectations import expectations
-from replay.intervals.likelihood import likelihood
+from replay.intervals.likelihood import likelihood_limits
 from replay.sums import Sums
 
 Z = 1.959963984540054
@@ -123,7 +123,7 @@ def of_vw(sums: Sums, key: str) -> dict[str, Any]:
     value, se = on_rows(parse_estimator("ips", slates=False), sums)
     snips = parse_estimator("snips", slates=False).value(sums)
     sums.weight_bound = float(key.partition("wmax=")[2] or inf)
-    low, high = likelihood(sums, 0.05, reward_range=(0.0, 1.0), difference=False)
+    low, high = likelihood_limits(sums, 0.05, reward_range=(0.0, 1.0), difference=False)
     return {
         "estimates": {"ips": value, "snips": snips},
         "intervals_alpha0.05": {"gaussian": gaussian(value, se), "cressieread": {"0": low, "1": high}},
