@@ -10,6 +10,8 @@ from __future__ import annotations
 from math import inf, isfinite, sqrt
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from replay.errors import BadQuestion
 from replay.estimators import Estimator, difference_gradient
 from replay.events import F64
@@ -19,6 +21,9 @@ from replay.sums import Sums
 
 LEAST_DF: Final = 2.0
 """Degrees of freedom that are left whatever the weights: with fewer, Student's quantile says nothing any more."""
+
+
+HIGHEST_LEVERAGE: Final = 0.9
 
 
 class Missed(NamedTuple):
@@ -98,7 +103,7 @@ def gather(sums: Sums, estimator: Estimator, reward_range: tuple[float, float] |
     return Evidence(
         n=sums.size,
         value=value - production if difference else value,
-        psi=sums.influence(gradient),
+        psi=sums.influence(gradient) * _leverage(sums, estimator, buckets),
         divisor=divisor,
         df=_degrees_of_freedom(sums, weights, (low, high), len(buckets), difference=difference),
         missed=Missed(
@@ -113,6 +118,22 @@ def gather(sums: Sums, estimator: Estimator, reward_range: tuple[float, float] |
         low=(-spread if difference else low) if known else -inf,
         high=(spread if difference else high) if known else inf,
     )
+
+
+def _leverage(sums: Sums, estimator: Estimator, buckets: F64) -> F64 | float:
+    """By how much the influence of each bucket looks too small, because the control variate was fitted to it as well.
+
+    1 / (1 - h) with h its leverage in the regression on weights (HC3: MacKinnon, White 1985). One heavy weight decides
+    the slope, and then seems to fit it. Shape (used buckets,), or 1 for estimators that fit nothing.
+    """
+    if not estimator.name.startswith("beta") or sums.terms.slates:
+        return 1.0
+    off = buckets[:, sums.index("w")] - sums.mean("w") * buckets[:, 0]
+    spread = float(off @ off)
+    if spread == 0.0:
+        return 1.0
+    factors: F64 = 1.0 / (1.0 - np.minimum(off**2 / spread, HIGHEST_LEVERAGE))
+    return factors
 
 
 def _jumps(
@@ -159,4 +180,9 @@ def is_self_normalised(estimator: Estimator) -> bool:
 
 def stays_in_range(estimator: Estimator) -> bool:
     """Roughly at least: a constant reward is recovered whatever the weights were. Not so the ips family."""
-    return is_self_normalised(estimator) or estimator.needs_q or estimator.name in ("beta_ips", "wpi")
+    return (
+        is_self_normalised(estimator)
+        or estimator.needs_q
+        or estimator.name.startswith("beta")
+        or estimator.name == "wpi"
+    )
