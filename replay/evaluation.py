@@ -23,9 +23,9 @@ from replay.tuning import grid
 SINGLE: Final = ("shrunk", "sndr", "dr", "snips", "ips", "beta_ips", "dm")
 SLATES: Final = ("rips", "snrips", "sips", "cascade_dr", "shrunk")
 PRIMARY: Final = {  # by (slates, with a reward model)
-    (False, False): "beta_ips",
+    (False, False): "snips",
     (False, True): "sndr",
-    (True, False): "beta_rips",
+    (True, False): "snrips",
     (True, True): "cascade_dr",
 }
 

@@ -52,7 +52,7 @@ def test_value_and_difference_are_near_the_truth_and_the_verdict_is_right() -> N
     for each in new.estimates:
         assert each.interval is not None
         assert each.interval.low < truth < each.interval.high, each
-    assert [each.estimator for each in new.estimates] == ["beta_ips", "snips", "ips"]
+    assert [each.estimator for each in new.estimates] == ["snips", "ips", "beta_ips"]
     assert new.difference.interval.low < truth - production < new.difference.interval.high
     assert new.difference.verdict == "better"
     assert result.production.interval is not None
