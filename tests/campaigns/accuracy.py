@@ -3,8 +3,8 @@
     python -m tests.campaigns.accuracy [--seeds 500] [--ci] [--markdown docs/accuracy.md]
 
 obp's estimators are computed by their formulas through our sums; ours and obp 0.5.7's values agree to 1e-9, and so do
-the lambdas that its rules choose. ``--ci`` takes 40 seeds of the four cases and fails if the default is not at
-least as good as the best single estimator was in the full campaign; see ``CI_BOUND``.
+the lambdas that its rules choose. ``--ci`` takes 40 seeds of the four cases and fails if the default is not clearly
+better than the best single one of obp's; see ``CI_BOUND``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ FRESH_SEEDS: Final = 100
 CI_SEEDS: Final = 40
 CI_PEER: Final = "snips"
 """obp's best single estimator in the full campaign."""
-CI_BOUND: Final = 1.0
-"""The default's geometric mean error over that of ``CI_PEER`` on the same 40 seeds of each case must be at most this.
-The full campaign says below how often 40 of its seeds, drawn at random, would pass it: that is the false-alarm rate."""
+CI_BOUND: Final = 0.95
+"""The default's geometric mean error over that of ``CI_PEER`` on the same 40 seeds of each case must be at most this;
+docs/accuracy.md says how often 40 seeds of the full campaign, drawn at random, are above it."""
 BUCKETS: Final = 2048
 OBP_GRIDS: Final = {
     name: (0.0, 0.01, 0.05, 0.1, 0.5) if name.startswith("sg") else (1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0)
@@ -207,7 +207,7 @@ def written(found: dict[str, dict[str, F64]], fresh: dict[str, dict[str, F64]], 
     table, other = tabulated(found), tabulated(fresh)
     peer = table.best_single()
     ratio, spread = ratio_of(found, peer), np.quantile(resampled(found, peer, 0), (0.025, 0.975))
-    alarm = float(np.mean(resampled(found, CI_PEER, CI_SEEDS) > CI_BOUND))
+    alarm = int((resampled(found, CI_PEER, CI_SEEDS) > CI_BOUND).sum())
     good = [name for name in fresh if "model" not in name]
     sound = tabulated({name: fresh[name] for name in good})
     transposed = [
@@ -275,17 +275,17 @@ all, and goes by the distance only where it is beyond noise.
 ## What is not claimed
 
 * `shrunk` is not unbiased, and its interval is not its own: beside it stands the interval of `sndr`.
-* The four constants in `replay/shrinkage.py` were set while looking at the four cases and at thirteen others of this
-  kind (other seeds than these). They are round numbers, and halving or doubling `MODEL_ERROR` moves the geometric mean
-  by some 2 %.
+* The four constants in `replay/shrinkage.py` are round numbers, set while looking at the four cases, at thirteen others
+  of their kind and at five spoilt models (with other coefficients, policies and seeds than the cases above). Halving or
+  doubling `MODEL_ERROR` made the geometric mean 5 % larger over the four cases, 1 to 3 % over all.
 * In `heavy` and "many actions, sharp target" the largest gain is from clipping and normalising weights, not from the
   model.
 
 ## In CI
 
 `--ci`: {ci_seeds} seeds of each of the four cases; the default's geometric mean over that of {ci_peer} on the same
-logs must be at most {ci_bound}. Of 4,000 draws of {ci_seeds} seeds from the campaign above a share of {alarm:.4f} would
-fail: that is the false-alarm rate (seeds of `--ci` are fixed, so it cannot be flaky: it fails when code changes).
+logs must be at most {ci_bound}. Of 4,000 draws of {ci_seeds} seeds from the campaign above {alarm} would fail: a false
+alarm by chance alone has a probability below .002 (and seeds of `--ci` are fixed: it fails only when code changes).
 """
 
 
