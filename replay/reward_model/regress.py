@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, hstack
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from replay.errors import BadQuestion
 from replay.events import F64, I64, U64
@@ -215,6 +216,8 @@ class LogisticRegression:
 class BoostedTrees:
     """Histogram gradient boosting on numeric contexts, item and slot; as many trees as viewers left out ask for."""
 
+    # Threads of OpenMP spin while they wait: with more of them than idle cores a tree takes a hundred times as long.
+    @threadpool_limits.wrap(limits=1, user_api="openmp")  # type: ignore[untyped-decorator]
     def __init__(self, sample: Sample, slots: SlotMeans) -> None:
         if not sample.contexts.shape[1]:
             raise BadQuestion("boosting needs numeric contexts, and this log has none; use ridge or table")
