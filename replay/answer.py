@@ -131,7 +131,7 @@ def _of_policy(policy: Policy, collected: Collected, sums: PolicySums, options: 
         difference=None,
         weights=weight_summary(whole),
         checks=checks,
-        updates=sums.updates,
+        updates=sums.updates if sums.updates is not None else getattr(policy, "updates", None),
     )
     if refused is not None:
         answer.bounds = identification_bounds(

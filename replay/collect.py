@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from replay.disagreement import TEST_FOLD
 from replay.errors import BadQuestion, Unsupported
-from replay.estimators import Estimator, terms_for
+from replay.estimators import SINGLE, Estimator, terms_for
 from replay.events import F64, I64, U8, Batch, Log, Needs, Policy, fold_of, mixed
 from replay.expectations import expectations
 from replay.policies.feed_policies import FeedPolicy
@@ -71,10 +71,18 @@ class PolicySums:
     :ivar updates: how often a policy that learns along the log has learned; None of others
     """
 
-    def __init__(self, asked: Asked, estimators: Sequence[Estimator], *, with_q: bool, slates: bool) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        estimators: Sequence[Estimator],
+        *,
+        with_q: bool,
+        slates: bool,
+        primary: Estimator | None = None,
+    ) -> None:
         self._asked = asked
         self.estimators = tuple(estimators)
-        self.primary = asked.primary(with_q)
+        self.primary = asked.primary(with_q) if primary is None else primary
         self.with_q = with_q
         self.grids = tuple(grid for grid in asked.grids if with_q or not grid[0].needs_q)
         tuned = [term for grid in self.grids for term in tuning_terms(grid)]
@@ -119,7 +127,9 @@ class PolicySums:
             return self if self.unsupported else other
         if self.primary != other.primary or self.estimators != other.estimators:
             raise BadQuestion("what was collected with different estimators does not merge")
-        both = PolicySums(self._asked, self.estimators, with_q=self.with_q, slates=self.whole.terms.slates)
+        both = PolicySums(
+            self._asked, self.estimators, with_q=self.with_q, slates=self.whole.terms.slates, primary=self.primary
+        )
         both.whole = self.whole.merge(other.whole)
         for field in both.slices:
             mine, theirs = self.slices[field], other.slices[field]
@@ -271,7 +281,9 @@ def _assign(
     with_q = q is not None and assignment.pmf is not None
     if sums is None:
         estimators = [each for each in asked.estimators if with_q or not each.needs_q]
-        sums = PolicySums(asked, estimators, with_q=with_q, slates=collected.slates)
+        # What a learner would have earned after so many updates is, without bias, the plain weighted mean.
+        primary = SINGLE["ips"] if hasattr(policy, "updates") and not collected.slates else None
+        sums = PolicySums(asked, estimators, with_q=with_q, slates=collected.slates, primary=primary)
         collected.policies[policy.name] = sums
     columns: dict[str, Any] = {
         "weight": assignment.propensity / batch.propensity,
