@@ -16,6 +16,7 @@ from replay.errors import BadQuestion
 from replay.estimators import Estimator, difference_gradient
 from replay.events import F64
 from replay.intervals.rewards_seen import both_sides, degrees_of_freedom
+from replay.intervals.scales import VANISHING
 from replay.intervals.weights_seen import WeightsSeen
 from replay.sums import Sums
 
@@ -63,9 +64,10 @@ class Evidence(NamedTuple):
 
     @property
     def variance(self) -> float:
-        """Of the sum, between buckets; 0 if there is only one."""
+        """Of the sum, between buckets; 0 if there is only one, or no more to divide by than that."""
         buckets = len(self.psi)
-        return float(self.psi @ self.psi) * buckets / (buckets - 1) if buckets > 1 else 0.0
+        variance = float(self.psi @ self.psi) * buckets / (buckets - 1) if buckets > 1 else 0.0
+        return variance if variance > VANISHING else 0.0
 
     @property
     def third_moment(self) -> float:

@@ -7,6 +7,9 @@ from math import sqrt
 
 from scipy import optimize, special
 
+VANISHING = 1e-150
+"""Variances that are as good as 0: powers of them are."""
+
 SYMMETRIC = 1e-3
 """Skewness below which a gamma is taken for a normal distribution: the difference is below 1e-4 there."""
 
@@ -20,7 +23,7 @@ def shifted_gamma_cdf(x: float, mean: float, variance: float, third: float) -> f
 
     :param third: third moment about the mean
     """
-    if variance <= 0.0:
+    if variance <= VANISHING:
         return float(x >= mean)
     sd = sqrt(variance)
     z, skewness = (x - mean) / sd, third / sd**3
@@ -41,7 +44,7 @@ def beta_cdf(x: float, mean: float, variance: float) -> float:
         return 1.0
     if mean >= 1.0:
         return float(x >= 1.0)
-    if variance <= 0.0:
+    if variance <= VANISHING:
         return float(x >= mean)
     size = mean * (1.0 - mean) / variance
     if size > NARROW:

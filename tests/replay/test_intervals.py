@@ -19,6 +19,7 @@ from replay.events import F64
 from replay.intervals import METHODS, interval
 from replay.intervals.scales import beta_cdf, quantile, shifted_gamma_cdf
 from replay.results import Interval
+from replay.shrinkage import SHRUNK
 from replay.sums import Sums
 from replay.terms import TermSet
 
@@ -289,6 +290,20 @@ def test_the_bootstrap_takes_well_below_a_second_and_depends_on_its_seed_alone()
     assert other != first
     normal = ask(sums, "normal")
     assert (first.low, first.high) == pytest.approx((normal.low, normal.high), abs=0.0007)
+
+
+@pytest.mark.parametrize("method", ["auto", "normal", "bootstrap"])
+@pytest.mark.parametrize("difference", [False, True])
+def test_a_blend_of_estimators_has_an_interval(method: str, difference: bool) -> None:
+    rng = np.random.default_rng(15)
+    w, r = log_of(15)
+    sums = Sums(terms_for([SHRUNK]), reward_range=UNIT)
+    q = np.clip(0.3 + rng.normal(0.0, 0.1, 400), 0.0, 1.0)
+    sums.add_columns(reward=r, weight=w, viewer=np.arange(400, dtype=np.uint64), q_chosen=q, dm=np.full(400, 0.3))
+    found = interval(method, sums, SHRUNK, alpha=0.05, reward_range=UNIT, difference=difference)
+    value = SHRUNK.value(sums) - (sums.mean("y") if difference else 0.0)
+    assert found.low < value < found.high
+    assert found.high - found.low < 0.2
 
 
 def test_distributions_have_the_moments_they_are_asked_for() -> None:
