@@ -162,7 +162,7 @@ def dsjson(session: Session) -> list[Result]:
         Result(name="ope_dsjson", what=f"a model over {n:,} dsjson lines of 10 actions, against json.loads and predict",
                ratios=reading, limit=3.0, side="at least", unit="x faster",
                measured={"ours": mine, "by_hand": by_hand}),
-        Result(name="ope_learning", what=f"a learner along {n:,} dsjson lines, against VW's native reader alone",
+        Result(name="ope_learning", what=f"a learner along {n:,} dsjson lines, against VW's native reader",
                ratios=learning, limit=0.7, side="at least", unit="x the speed",
                measured={"ours": along, "native": native}),
     ]  # fmt: skip

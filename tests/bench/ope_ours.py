@@ -156,11 +156,12 @@ def learning(path: str, arguments: str) -> dict[str, Any]:
 
 
 def learning_native(path: str, arguments: str) -> dict[str, Any]:
-    """VW's own reader learning along the same log in the same way, with nothing made of what it says."""
+    """VW's own reader learning along the same log in the same way, and writing the probabilities of every event, of
+    which nothing is made."""
     import vowpalwabbit
 
     started = time.perf_counter()
-    vw = vowpalwabbit.Workspace(f"{arguments} --explore_eval --multiplier 0.1 --dsjson -d {path} --quiet")
+    vw = vowpalwabbit.Workspace(f"{arguments} --explore_eval --multiplier 0.1 --dsjson -d {path} -p {path}.pi --quiet")
     vw.run_parser()
     vw.finish()
     return {"seconds": time.perf_counter() - started}
