@@ -133,6 +133,9 @@ def _of_policy(policy: Policy, collected: Collected, sums: PolicySums, options: 
         checks=checks,
         updates=sums.updates if sums.updates is not None else getattr(policy, "updates", None),
     )
+    note = getattr(policy, "note", "")
+    if note and answer.estimates:
+        answer.estimates[0].note = note
     if refused is not None:
         answer.bounds = identification_bounds(
             whole, uncovered=_uncovered(policy), alpha=options.alpha, reward_range=whole.reward_range
