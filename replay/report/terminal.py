@@ -92,9 +92,6 @@ def _others(evaluation: Evaluation) -> list[str]:
         if policy.sequence is not None:
             span = words.span(policy.sequence, words.places(words.width(policy.sequence)))
             lines += _row("  at every look", "", span, "", "holds however often you look")
-        if policy.updates is not None:
-            told = f"It learned {policy.updates:,} times along the log; this says nothing of what comes after that."
-            lines += _wrapped(told, "  ", "  ")
     return lines
 
 
