@@ -108,12 +108,18 @@ def gaussian(x: F64) -> Limits:
 Ask = Callable[[str, Estimator, bool], Limits]
 
 
-def intervals(setting: Setting, log: Log, seed: int, *, peers: bool) -> Iterator[tuple[str, bool, Limits | None]]:
-    """All intervals of one log: name, whether of the difference, limits."""
+def intervals(
+    setting: Setting, log: Log, seed: int, *, peers: bool, drawn: bool = True
+) -> Iterator[tuple[str, bool, Limits | None]]:
+    """All intervals of one log: name, whether of the difference, limits.
+
+    :param drawn: the bootstraps too, which take most of the time
+    """
     sums = sums_of(setting, log, ESTIMATORS)
+    methods = tuple(method for method in METHODS if drawn or method != "bootstrap")
     for difference in (False, True):
         for estimator in ESTIMATORS:
-            for method in METHODS if peers and estimator.name == "snips" else ("auto",):
+            for method in methods if peers and estimator.name == "snips" else ("auto",):
                 name = method if method in ("likelihood", "exact") else f"{method}, {estimator.name}"
                 try:
                     found = interval(
@@ -124,16 +130,16 @@ def intervals(setting: Setting, log: Log, seed: int, *, peers: bool) -> Iterator
                 except BadQuestion:
                     yield name, difference, None
         yield "Gaussian", difference, gaussian(log.w * log.r - log.r if difference else log.w * log.r)
-    if peers:
+    if peers and drawn:
         yield "obp bootstrap", False, obp_bootstrap(log, np.random.default_rng(seed))
 
 
-def run(setting: Setting, seeds: int, *, peers: bool) -> list[Row]:
+def run(setting: Setting, seeds: int, *, peers: bool, drawn: bool = True) -> list[Row]:
     """Rows of one setting; widths are clipped to what is possible."""
     found: dict[tuple[str, bool], list[tuple[int, int, int, float]]] = {}
     for seed in range(seeds):
         log = setting.draw(seed)
-        for name, difference, limits in intervals(setting, log, seed, peers=peers):
+        for name, difference, limits in intervals(setting, log, seed, peers=peers, drawn=drawn):
             truth = setting.truth - setting.production if difference else setting.truth
             at = found.setdefault((name, difference), [])
             if limits is None:
@@ -259,6 +265,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--case", action="append", choices=sorted(known), metavar="NAME", help="only this; repeatable")
     parser.add_argument("--ci", action="store_true", help="120 seeds of shared cases, 30 of others: two minutes")
+    parser.add_argument("--no-bootstrap", action="store_true", help="without the bootstraps: a quarter of the time")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     given = parser.parse_args(arguments)
     seeds = 120 if given.ci else given.seeds
@@ -267,10 +274,11 @@ def main(arguments: Sequence[str]) -> int:
         shared = known[name] in SHARED
         if given.ci and not shared and known[name].n > 4000:
             continue
-        rows += run(known[name], seeds if shared else max(seeds // 4, 1), peers=shared)
+        rows += run(known[name], seeds if shared else max(seeds // 4, 1), peers=shared, drawn=not given.no_bootstrap)
         print("\n".join(line(row) for row in rows if row.setting == name), flush=True)
     if given.markdown is not None:
         command = f"python -m tests.campaigns.coverage {'--ci' if given.ci else f'--seeds {seeds}'}"
+        command += " --no-bootstrap" * given.no_bootstrap
         given.markdown.write_text(markdown(rows, command=command), encoding="utf-8")
     wrong = failures(rows, ci=given.ci)
     print("\n".join(f"FAILED {each}" for each in wrong) or "all hold")
