@@ -222,9 +222,16 @@ def _interval(sums: Sums, estimator: Estimator, options: Options, *, difference:
 
 
 def _difference(sums: Sums, estimator: Estimator, options: Options, *, looks: bool) -> Difference:
+    se = standard_error(sums, difference_gradient(estimator, sums))
+    value = difference(estimator, sums)
+    if sums.weight_bound <= 1.0 and sums.largest_weight <= 1.0 and abs(sums.mean("w") - 1.0) < SAME:
+        # No weight is above 1, and they average 1: the target is production.
+        value, se = 0.0, 0.0
+        exact = Interval(low=0.0, high=0.0, method="exact: the target does what was logged", alpha=options.alpha)
+        return verdict.difference(value=value, se=se, interval=exact, production=sums.mean("y"), n=sums.n)
     return verdict.difference(
-        value=difference(estimator, sums),
-        se=standard_error(sums, difference_gradient(estimator, sums)),
+        value=value,
+        se=se,
         interval=_interval(sums, estimator, options, difference=True),
         production=sums.mean("y"),
         n=sums.n,
@@ -236,6 +243,8 @@ def _difference(sums: Sums, estimator: Estimator, options: Options, *, looks: bo
     )
 
 
+SAME: Final = 1e-9
+"""Rounding of a mean weight."""
 FEWEST: Final = 30
 """Events of a part; with fewer there is nothing to say of it."""
 

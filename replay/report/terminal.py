@@ -13,7 +13,7 @@ WIDTH: Final = 100
 NAME: Final = 22
 VALUE: Final = 11
 INTERVAL: Final = 22
-WORTH: Final = 10
+WORTH: Final = 12
 MOST_ESTIMATES: Final = 12
 
 

@@ -67,7 +67,7 @@ def test_the_logged_policy_is_the_known_answer() -> None:
     assert logged.difference is not None
     for each in logged.estimates:
         assert each.value == pytest.approx(result.production.value, abs=1e-12)
-    assert logged.difference.value == pytest.approx(0.0, abs=1e-12)
+    assert (logged.difference.value, logged.difference.interval.low, logged.difference.interval.high) == (0.0, 0.0, 0.0)
     assert logged.difference.verdict == "undecided"
     assert logged.weights is not None
     assert logged.weights.ess == pytest.approx(500)

@@ -148,7 +148,7 @@ def test_table_says_every_answer():
         "48,210 events, 482,100 slots, 9,134 viewers, 2 to 22 November 2026",
         "watch*1 + like*2",
         "211 window still open",
-        "0.0356        0.0339 to 0.0374    11,204   better by 12 % (8 to 17 %)",
+        "0.0356        0.0339 to 0.0374      11,204   better by 12 % (8 to 17 %)",
         "undecided: about 360,000 more",
         "no answer            0.00 to 0.41       2.1   refused",
         "1 event carries 69 % of the weight of 48,210.",
