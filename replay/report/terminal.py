@@ -15,6 +15,8 @@ VALUE: Final = 11
 INTERVAL: Final = 22
 WORTH: Final = 12
 MOST_ESTIMATES: Final = 12
+EXAMPLES: Final = 3
+"""Of what was left out, with where it stands."""
 
 
 def table(evaluation: Evaluation) -> str:
@@ -26,6 +28,7 @@ def table(evaluation: Evaluation) -> str:
     if log.left_out:
         left = "; ".join(f"{count:,} {reason}" for reason, count in log.left_out.items())
         lines += _wrapped(f"Left out: {left}.")
+        lines += [line for each in log.examples[:EXAMPLES] for line in _wrapped(each, "  ", "    ")]
     first, second = words.headline(evaluation)
     lines += ["", *_wrapped(first), *_wrapped(second), ""]
     sure = f"{words.confidence(evaluation.alpha)} interval"
