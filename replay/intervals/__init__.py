@@ -16,6 +16,7 @@ from replay.intervals.evidence import Evidence, gather, stays_in_range
 from replay.intervals.exact import exact_limits, largest_possible
 from replay.intervals.likelihood import likelihood_limits
 from replay.intervals.normal import normal_limits
+from replay.intervals.scales import refuse_extremes
 from replay.results import Interval
 from replay.sums import Sums
 
@@ -48,7 +49,8 @@ def interval(
     :param alpha: the truth is outside with about this probability, in (0, 1)
     :param reward_range: lowest and highest reward of an event, if known; without it rewards as far as seen
     :param seed: of the bootstrap
-    :raises BadQuestion: no such method, or it does not fit this log; there is no estimate, or nothing bounds it
+    :raises BadQuestion: no such method, or it does not fit this log; there is no estimate, or nothing bounds it, or
+        rewards are too close together, or too far apart, to be squared
     """
     if method not in METHODS:
         raise BadQuestion(f"there is no interval {method!r}; there are {', '.join(METHODS)}")
@@ -56,6 +58,7 @@ def interval(
         raise BadQuestion(f"alpha is {alpha}; it must be above 0 and below 1: 0.05 for 95 %")
     if reward_range is not None and not reward_range[0] < reward_range[1]:
         raise BadQuestion(f"the range of rewards is {reward_range}; the first must be below the second")
+    refuse_extremes(*(reward_range or (sums.lowest_reward, sums.highest_reward)))
     e = gather(sums, estimator, reward_range, difference=difference)
     low, high, text = _limits(method, sums, estimator, e, alpha, reward_range, difference=difference, seed=seed)
     # What is certain has width 0; rounding must not make it a finding.

@@ -10,7 +10,7 @@ The value is E[w r] whatever estimator was asked for: of those that rest on weig
 
 from __future__ import annotations
 
-from math import inf, isclose, isinf, sqrt
+from math import frexp, inf, isclose, isinf, ldexp, sqrt
 from typing import NamedTuple
 
 from scipy import stats
@@ -63,7 +63,11 @@ def likelihood_limits(
     effect = design_effect(sums, {**combination, "w": -slope}, squares)
     fewer = Moments(*(each / effect for each in moments[:-1]))._replace(less=moments.less)
     weights = 0.0, max(sums.weight_bound, sums.largest_weight)
-    return cressie_read(fewer, alpha, weights=weights, rewards=rewards)
+    # What is as good as 0 is so beside rewards of size 1; by a power of two nothing is rounded.
+    unit = ldexp(1.0, frexp(max(abs(rewards[0]), abs(rewards[1])))[1] - 1)
+    fewer = fewer._replace(x=fewer.x / unit, wx=fewer.wx / unit, xx=fewer.xx / unit / unit)
+    low, high = cressie_read(fewer, alpha, weights=weights, rewards=(rewards[0] / unit, rewards[1] / unit))
+    return unit * low, unit * high
 
 
 def cressie_read(

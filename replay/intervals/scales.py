@@ -7,8 +7,15 @@ from math import sqrt
 
 from scipy import optimize, special
 
+from replay.columns import LARGEST
+from replay.errors import BadQuestion
+
 VANISHING = 1e-150
 """Variances that are as good as 0: powers of them are."""
+
+NARROWEST = 1e-60
+"""Spread of rewards below which squares and cubes of them vanish, and with them all that tells a standard error; the
+other end is `LARGEST`."""
 
 SYMMETRIC = 1e-3
 """Skewness below which a gamma is taken for a normal distribution: the difference is below 1e-4 there."""
@@ -16,6 +23,21 @@ SYMMETRIC = 1e-3
 
 NARROW = 1e10
 """Events in effect from which on a beta is taken for a normal distribution: beyond, its function loses digits."""
+
+
+def refuse_extremes(low: float, high: float) -> None:
+    """
+    :param low, high: of rewards, as far as they can be or were seen
+    :raises BadQuestion: they are so close together that a variance of 0 would pass for certainty, or so far apart that
+        squares overflow
+    """
+    if high - low > 2.0 * LARGEST:
+        raise BadQuestion(f"the range of rewards, {low:g} to {high:g}, is beyond {LARGEST:g}, where squares overflow")
+    if 0.0 < high - low < NARROWEST:
+        raise BadQuestion(
+            f"rewards from {low:g} to {high:g} are less than {NARROWEST:g} apart, where squares vanish; rescale them, "
+            "or give the range that they are in"
+        )
 
 
 def shifted_gamma_cdf(x: float, mean: float, variance: float, third: float) -> float:

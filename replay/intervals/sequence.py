@@ -31,6 +31,7 @@ import numpy as np
 from replay.errors import BadQuestion
 from replay.events import F64, I64
 from replay.intervals.bets import sides
+from replay.intervals.scales import refuse_extremes
 from replay.results import Interval
 from replay.sums import Sums
 from replay.weight_table import WeightTable
@@ -162,6 +163,7 @@ def settled(
         low = 0.0  # what is weighted is the sum of slots' rewards: 0 must stay 0
     if not low < high:
         raise BadQuestion(f"reward range {low:g} to {high:g} is empty; give the lowest and the highest reward")
+    refuse_extremes(low, high)
     seen = points(table, (low, high))
     ends: tuple[float, float] | None = (-1.0, 1.0) if difference else (0.0, 1.0)
     if len(seen.times):

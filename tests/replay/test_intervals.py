@@ -187,6 +187,39 @@ def test_next_to_nothing_gives_an_honest_interval(what: str, method: str, differ
             assert found.high - found.low > 1.0 / len(w), "as if nothing else could have happened"
 
 
+@pytest.mark.parametrize("scale", [1e-59, 1e-20, 1e20, 1e74])
+@pytest.mark.parametrize(("method", "difference"), list(product(METHODS, (False, True))))
+def test_the_unit_of_rewards_changes_nothing_but_the_unit(method: str, difference: bool, scale: float) -> None:
+    w, r = log_of(12)
+    for known in (True, False) if method != "exact" else (True,):
+        one, other = (
+            ask(sums_of(w, unit * r, rewards=(0.0, unit) if known else None, bound=20.0), method, difference=difference)
+            for unit in (1.0, scale)
+        )
+        assert (other.low / scale, other.high / scale) == pytest.approx((one.low, one.high), rel=1e-6, abs=1e-9)
+        assert one.low < one.high
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-100, 1e-61])
+@pytest.mark.parametrize(("method", "difference"), list(product(METHODS, (False, True))))
+def test_rewards_whose_squares_vanish_are_refused(method: str, difference: bool, scale: float) -> None:
+    w, r = log_of(12)
+    for known in (True, False) if method != "exact" else (True,):
+        with pytest.raises(BadQuestion, match="rescale them"):
+            ask(sums_of(w, scale * r, rewards=(0.0, scale) if known else None), method, difference=difference)
+    # In a range that is known larger ones may come yet.
+    found = ask(sums_of(w, scale * r), method, difference=difference)
+    assert -0.1 < found.low <= found.high < 0.1
+    assert method not in ("auto", "exact", "likelihood") or found.high > 1e-4
+
+
+@pytest.mark.parametrize(("method", "difference"), list(product(METHODS, (False, True))))
+def test_a_range_beyond_reason_is_refused(method: str, difference: bool) -> None:
+    sums = sums_of(*log_of(12), rewards=(0.0, 1e300))
+    with pytest.raises(BadQuestion, match="beyond 1e\\+75"):
+        ask(sums, method, difference=difference)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_all_weights_zero_is_no_answer_or_all_that_is_possible(method: str) -> None:
     sums = sums_of(np.zeros(50), np.tile([0.0, 1.0], 25), bound=20.0)

@@ -410,3 +410,21 @@ def test_wealth_of_both_sides_is_the_test_of_one_value() -> None:
     assert both.log_wealth(truth) < np.log(20)
     assert both.log_wealth(low - 0.01) > np.log(20)
     assert both.log_wealth(high + 0.01) > np.log(20)
+
+
+@pytest.mark.parametrize("difference", [False, True])
+def test_the_unit_of_rewards_changes_nothing_and_one_that_vanishes_is_refused(difference: bool) -> None:
+    rng = np.random.default_rng(14)
+    w, r = rng.choice([0.0, 2.0], 500), (rng.random(500) < 0.3).astype(np.float64)
+    one = asked(log_of(w, r, bound=2.0), difference=difference)
+    for unit in (1e-59, 1e74):
+        log = log_of(w, unit * r, bound=2.0, reward_range=(0.0, unit))
+        other = asked(log, reward_range=(0.0, unit), difference=difference)
+        assert (other.low / unit, other.high / unit) == pytest.approx((one.low, one.high), rel=1e-6, abs=1e-9)
+    for unit in (5e-324, 1e-310):
+        log = log_of(w, unit * r, bound=2.0, reward_range=(0.0, unit))
+        with pytest.raises(BadQuestion, match="rescale them"):
+            sequence(log, alpha=0.05, reward_range=(0.0, unit), difference=difference)
+    log = log_of(w, r, bound=2.0, reward_range=(0.0, 1e300))
+    with pytest.raises(BadQuestion, match="beyond"):
+        sequence(log, alpha=0.05, reward_range=(0.0, 1e300), difference=difference)
