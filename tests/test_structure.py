@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "pure",
         frozenset(
             {
+                "bandit.attributes",
                 "bandit.config",
                 "bandit.explore",
                 "bandit.features",
