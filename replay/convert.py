@@ -143,7 +143,13 @@ def _needs(source: Log, shape: str) -> Needs:
     if source.kind == "dsjson":
         fields += ("EventId",)
     columns = tuple(source.column_names()) if hasattr(source, "column_names") else ()
-    return Needs(fields=tuple(dict.fromkeys(fields)), columns=columns, candidates=known, texts=known and shape != "obp")
+    return Needs(
+        fields=tuple(dict.fromkeys(fields)),
+        columns=columns,
+        candidates=known,
+        texts=known and shape != "obp",
+        logged=known and shape in ("dsjson", "parquet"),
+    )
 
 
 def _writer(path: Path, shape: str, feeds: bool) -> tuple[Writer, IO[bytes] | None]:

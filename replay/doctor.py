@@ -134,7 +134,7 @@ def _batches(log: Log, candidates: bool) -> Iterator[Batch]:
             continue
         if first is not None and name in first.fields:
             fields += (name,)
-    return iter(log.batches(Needs(fields=fields, candidates=candidates)))
+    return iter(log.batches(Needs(fields=fields, candidates=candidates, logged=candidates)))
 
 
 def _events(events: int, left_out: dict[str, int]) -> Check:

@@ -32,8 +32,8 @@ class Candidates(NamedTuple):
     item: U64
     """Shape (C,): key of each candidate, see :func:`item_key`."""
     logged: F64 | None = None
-    """Shape (C,): its probability under the logging policy, given the slots above; None where the log has only that of
-    what was shown."""
+    """Shape (C,): its probability under the logging policy, given the slots above; NaN at all of a slot's where the log
+    has only that of what was shown, None where it never has more, or was not asked."""
 
 
 class Texts(NamedTuple):
@@ -150,6 +150,8 @@ class Needs(NamedTuple):
     columns: tuple[str, ...] = ()
     candidates: bool = False
     texts: bool = False
+    logged: bool = False
+    """With the candidates, how likely each was, where the log has that."""
 
 
 class Problems(NamedTuple):

@@ -234,6 +234,8 @@ def _add(  # type: ignore[no-untyped-def]
             total += pmf[c]
             if pmf[c] > own or (pmf[c] == own and c < begin + place):
                 above += pmf[c]
+        if np.isnan(total):
+            continue
         row[PMFS] += 1.0
         row[BAD_SUMS] += abs(total - 1.0) > SUM_NOISE
         row[NOT_ITS] += abs(own - p) > SUM_NOISE * max(p, own)

@@ -164,7 +164,7 @@ def weight_bound(batch: Batch, assignment: Assignment) -> float:
     logged = None if batch.candidates is None else batch.candidates.logged
     least = batch.columns.get("least_propensity")
     with np.errstate(divide="ignore", invalid="ignore"):
-        if logged is not None:
+        if logged is not None and not np.isnan(logged).any():
             pmf = np.ones(len(logged)) if assignment.pmf is None else assignment.pmf
             largest = np.maximum.reduceat(np.where(pmf > 0, pmf / logged, 0.0), starts[:-1])
         elif least is not None or is_uniform(batch):

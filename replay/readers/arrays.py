@@ -194,7 +194,11 @@ class ArrayLog(Reading):
         if whole.candidates is not None:
             starts = whole.candidates.starts[slots.start : slots.stop + 1]
             listed = slice(int(starts[0]), int(starts[-1]))
-            return Candidates(starts - starts[0], whole.candidates.item[listed]), listed
+            logged = whole.candidates.logged
+            some = Candidates(
+                starts - starts[0], whole.candidates.item[listed], None if logged is None else logged[listed]
+            )
+            return some, listed
         before = int(whole.n_candidates[: slots.start].sum()) if whole.texts is not None else 0
         most = int(counts.max(initial=0))
         if (counts == most).all():

@@ -10,7 +10,7 @@ import numpy as np
 from replay.events import F64, I64, U8, U64, Batch, Candidates, Needs, Texts, hash_key
 from replay.readers.common import Tally, checked_propensity, own_keys
 from replay.readers.dsjson_fields import SharedFields, cut
-from replay.readers.dsjson_labels import Labels, Options, chosen_of
+from replay.readers.dsjson_labels import Labels, Options, chosen_of, logged_of
 from replay.readers.dsjson_outcomes import Found, all_of
 from replay.readers.dsjson_slots import FeedPart, Slots, slots_of
 from replay.readers.dsjson_types import Context, Line
@@ -125,7 +125,11 @@ class Assembler:
         if self._listed:
             actions = [bytes(action) for multi in multis for action in multi]
             starts = starts_of(n_candidates)
-            candidates = Candidates(starts, self._identity.keys(actions))
+            candidates = Candidates(
+                starts,
+                self._identity.keys(actions),
+                logged_of(rows.lines, n_candidates) if self._needs.logged else None,
+            )
             item = candidates.item[starts[:-1] + which]
         else:
             item = self._identity.keys([bytes(multi[k]) for multi, k in zip(multis, chosen, strict=True)])
@@ -165,6 +169,7 @@ class Assembler:
         starts = starts_of(n_candidates)
         keys = self._identity.keys([action for part in parts for slot in part.plain for action in slot])
         p = np.array([p for part in parts for p in part.p], np.float64)
+        logged = np.array([p for part in parts for slot in part.logged for p in slot], np.float64)
         slots = Slots(
             counts=counts,
             item=keys[starts[:-1] + chosen],
@@ -172,7 +177,7 @@ class Assembler:
             propensity=checked_propensity(self._name, "line", np.repeat(place_of, counts), p),
             reward=np.array(reward, np.float64),
             n_candidates=n_candidates,
-            candidates=Candidates(starts, keys) if self._listed else None,
+            candidates=Candidates(starts, keys, logged if self._needs.logged else None) if self._listed else None,
             actions=[action for part in parts for slot in part.actions for action in slot],
         )
         return self._batch(rows, place_of, slots)

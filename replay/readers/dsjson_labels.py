@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from replay.events import F64
+from replay.events import F64, I64, event_of_slot
 from replay.readers.common import Tally
 from replay.readers.dsjson_outcomes import Found, all_of, rule_named, values_of
 from replay.readers.dsjson_types import Line, floats_decoder, ints_decoder
+from replay.readers.ragged import starts_of
 
 WAITING: Final = "deferred and never activated"
 DIFFERS: Final = "lines, of every 16th, whose _label_probability is not the p of the action (see propensity=)"
@@ -21,6 +23,9 @@ NO_LABEL: Final = "decisions without a label; their reward is that of the outcom
 
 EVERY: Final = 16
 """One line in so many has its ``p`` compared with its label: parsing them all would cost a third more."""
+
+_many_floats: Final = msgspec.json.Decoder(list[list[float]])
+_many_ints: Final = msgspec.json.Decoder(list[list[int]])
 
 UNSAID: Final = -1
 AT_ODDS: Final = -2
@@ -131,6 +136,41 @@ class Labels:
                 wrong += abs(given[i] - p) > 1e-4 * given[i]
         self._tally.note(DIFFERS, wrong)
         return given
+
+
+def logged_of(lines: Sequence[Line], counts: I64) -> F64:
+    """Shape (C,): probability of every candidate by ``p``, whose order ``a`` tells, in the candidates' own order.
+
+    NaN at all of a decision's candidates if the two do not name each of them once.
+
+    :param counts: shape (n,), how many candidates each has
+    """
+    p_of, a_of = (
+        _lists(_many_floats, floats_decoder, [line.p for line in lines]),
+        _lists(_many_ints, ints_decoder, [line.a for line in lines]),
+    )
+    logged = np.full(int(counts.sum()), np.nan)
+    firsts = np.cumsum(counts) - counts
+    whole = np.array([len(p) == len(a) == n for p, a, n in zip(p_of, a_of, counts.tolist(), strict=True)], bool)
+    which = np.flatnonzero(whole)
+    if not len(which):
+        return logged
+    p = np.fromiter(chain.from_iterable(p_of[i] for i in which), np.float64)
+    a = np.fromiter(chain.from_iterable(a_of[i] for i in which), np.int64)
+    first, count = np.repeat(firsts[which], counts[which]), np.repeat(counts[which], counts[which])
+    fine = (a >= 1) & (a <= count)
+    logged[(first + a - 1)[fine]] = p[fine]
+    logged[np.repeat(np.bincount(event_of_slot(starts_of(counts)), np.isnan(logged), len(counts)) > 0, counts)] = np.nan
+    return logged
+
+
+def _lists(many: msgspec.json.Decoder[Any], one: msgspec.json.Decoder[Any], raws: Sequence[msgspec.Raw]) -> list[Any]:
+    """A list of each; empty where there is none that can be read. Decoded together, which is several times faster."""
+    try:
+        found: list[Any] = many.decode(b"[" + b",".join([raw or b"[]" for raw in raws]) + b"]")
+    except (msgspec.DecodeError, ValueError):
+        return [_list(one, raw) for raw in raws]
+    return found
 
 
 def chosen_of(line: Line) -> int:

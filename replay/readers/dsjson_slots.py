@@ -30,6 +30,8 @@ class FeedPart(NamedTuple):
 
     chosen: list[int]
     p: list[float]
+    logged: list[list[float]]
+    """Of every candidate, in their order; all NaN where only that of what was shown is known."""
     plain: list[list[bytes]]
     """Candidates as they stand in ``_multi``."""
     actions: list[list[bytes]]
@@ -49,7 +51,7 @@ def slots_of(line: Line, context: Context, outcomes: str, *, with_features: bool
     """
     multi = [bytes(action) for action in context.multi]
     slots = context.slots or []
-    part = FeedPart([], [], [], [], [], [], [])
+    part = FeedPart([], [], [], [], [], [], [], [])
     shown: set[int] = set()
     for k, outcome in enumerate(line.outcomes or ()):
         ranked = [outcome.a] if isinstance(outcome.a, int) else outcome.a or []
@@ -65,6 +67,9 @@ def slots_of(line: Line, context: Context, outcomes: str, *, with_features: bool
         could = _could(ranked, shown, len(multi), slot)
         part.chosen.append(could.index(first))
         part.p.append(p[0] if p else np.nan)
+        known = dict(zip(ranked, p, strict=True)) if len(ranked) == len(p) else {}
+        every = known.keys() >= set(could)
+        part.logged.append([float(known[action]) if every else np.nan for action in could])
         plain = [multi[action] for action in could]
         part.plain.append(plain)
         part.actions.append(_with_slot(plain, slot) if with_features else plain)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.errors import BadLog
-from replay.events import I64, Batch, Candidates, Needs, Texts, slot_numbers
+from replay.events import F64, I64, Batch, Candidates, Needs, Texts, slot_numbers
 from replay.readers.common import WHAT_TO_LOG, OnBroken, Reading, checked_propensity, dense, own_keys
 from replay.readers.ragged import starts_of, taken
 from replay.readers.tables import bytes_of, changes, floats, keys_of, seconds, values_of, wholes
@@ -33,6 +33,7 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
     "slot": ("slot", "position"),
     "seen": ("seen",),
     "candidates": ("candidates",),
+    "logged": ("candidate_propensities",),
     "shared": ("shared_text",),
     "texts": ("candidate_texts",),
     "contexts": ("context", "contexts"),
@@ -148,7 +149,7 @@ class ParquetLog(Reading):
     def _fits(self, role: str, name: str) -> bool:
         kind = self._schema.field(name).type
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        return bool(listed) == (role in ("candidates", "texts", "contexts"))
+        return bool(listed) == (role in ("candidates", "logged", "texts", "contexts"))
 
     # ---------------------------------------------------------------- reading
 
@@ -199,6 +200,8 @@ class ParquetLog(Reading):
                 roles.add("candidates")
         if not needs.texts:
             roles -= {"shared", "texts"}
+        if not needs.logged:
+            roles -= {"logged"}
         names = {self._roles[role] for role in roles if role in self._roles}
         names |= {name for name in (*needs.fields, *needs.columns) if name in self._schema.names}
         return [name for name in self._schema.names if name in names]
@@ -253,7 +256,7 @@ class ParquetLog(Reading):
             columns={
                 name: floats(table[name], f"{where} {name}") for name in needs.columns if name in table.column_names
             },
-            candidates=self._candidates(candidates, counts) if needs.candidates or needs.texts else None,
+            candidates=self._candidates(table, candidates, counts) if needs.candidates or needs.texts else None,
             texts=self._texts(table, tops, counts) if needs.texts else None,
             contexts=self._contexts(table, tops),
         )
@@ -305,14 +308,29 @@ class ParquetLog(Reading):
             return item, np.where(bad, 0, item).astype(np.int64), bad
         return item, np.full(len(counts), -1), null
 
-    def _candidates(self, listed: Candidates | None, counts: I64) -> Candidates:
-        if listed is not None:
-            return listed
+    def _candidates(self, table: pa.Table, listed: Candidates | None, counts: I64) -> Candidates:
         most = int(counts.max(initial=0))
-        if (counts == most).all():
-            return Candidates(*dense(len(counts), most))
-        starts = starts_of(counts)
-        return Candidates(starts, slot_numbers(starts).astype(np.uint64))
+        if listed is not None:
+            found = listed
+        elif (counts == most).all():
+            found = Candidates(*dense(len(counts), most))
+        else:
+            starts = starts_of(counts)
+            found = Candidates(starts, slot_numbers(starts).astype(np.uint64))
+        return found._replace(logged=self._logged(table, counts))
+
+    def _logged(self, table: pa.Table, counts: I64) -> F64 | None:
+        name = self._roles.get("logged")
+        if name is None or name not in table.column_names:
+            return None
+        lists = table[name].combine_chunks()
+        lengths = np.asarray(lists.value_lengths().fill_null(0))
+        if not np.isin(lengths[lengths != counts], (0,)).all():
+            raise BadLog(f"{self.name}: column {name} does not have one probability for each candidate")
+        logged = np.full(int(counts.sum()), np.nan)
+        found = floats(pa.chunked_array([lists.flatten()]), f"{self.name}, column {name}")
+        logged[np.repeat(lengths == counts, counts)] = found
+        return logged
 
     def _texts(self, table: pa.Table, tops: I64, counts: I64) -> Texts | None:
         if not {"shared", "texts"} <= self._roles.keys():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.events import I64, Batch, Candidates, Texts
+from replay.events import F64, I64, Batch, Candidates, Texts
 
 
 def starts_of(counts: Sequence[int] | NDArray[Any]) -> I64:
@@ -34,7 +34,10 @@ def taken(batch: Batch, events: I64) -> Batch:
     candidates, picked = None, None
     if batch.candidates is not None:
         candidate_starts, picked = gathered(batch.candidates.starts, slots)
-        candidates = Candidates(candidate_starts, batch.candidates.item[picked])
+        logged = batch.candidates.logged
+        candidates = Candidates(
+            candidate_starts, batch.candidates.item[picked], None if logged is None else logged[picked]
+        )
     texts = None
     if batch.texts is not None:
         assert picked is not None
@@ -61,6 +64,13 @@ def taken(batch: Batch, events: I64) -> Batch:
     )
 
 
+def _joined_logged(parts: Sequence[Candidates]) -> F64 | None:
+    """NaN where some parts know it and this one does not."""
+    if all(part.logged is None for part in parts):
+        return None
+    return np.concatenate([np.full(len(part.item), np.nan) if part.logged is None else part.logged for part in parts])
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
     """One batch of all these, which have the same columns."""
     first = batches[0]
@@ -76,6 +86,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         candidates = Candidates(
             starts_of(np.concatenate([np.diff(part.starts) for part in parts])),
             np.concatenate([part.item for part in parts]),
+            _joined_logged(parts),
         )
     if first.texts is not None:
         found = [batch.texts for batch in batches if batch.texts is not None]

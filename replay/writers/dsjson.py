@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from replay.errors import BadLog
-from replay.events import Batch
+from replay.events import Batch, Candidates
 from replay.readers.identity import Identity, name_of_key
 from replay.readers.stamps import hash_texts, stamps_of
 
@@ -27,7 +27,7 @@ class DsjsonWriter:
     """Writes lines to a file that is open for bytes.
 
     Needs batches with candidates. Without texts an item is the feature ``id``, and numeric contexts are ``x0``, ``x1``
-    and so on. Only the shown action's probability is written down, as only that is known.
+    and so on. Where the log has no more than the shown action's probability, that alone is written down.
 
     :param feeds: write CCB; also for events of one slot, since VW reads the one or the other
     """
@@ -71,8 +71,10 @@ class DsjsonWriter:
         shown = int(batch.chosen[slot])
         ranked = [shown + 1, *(k + 1 for k in range(last - first) if k != shown)]
         p = _encode(float(batch.propensity[slot]))
+        logged = _logged(batch.candidates, slot)
+        listed = b"[" + p + b"]" if logged is None else _encode([logged[k - 1] for k in ranked])
         return (
-            b'"_label_cost":%s,"_label_probability":%s,"_label_Action":%d,"_labelIndex":%d,%s,"a":%s,"c":%s,"p":[%s]'
+            b'"_label_cost":%s,"_label_probability":%s,"_label_Action":%d,"_labelIndex":%d,%s,"a":%s,"c":%s,"p":%s'
             % (
                 _encode(0.0 - float(batch.reward[slot])),
                 p,
@@ -81,7 +83,7 @@ class DsjsonWriter:
                 head,
                 _encode(ranked),
                 _context(shared, actions[first:last], b""),
-                p,
+                listed,
             )
         )
 
@@ -102,12 +104,18 @@ class DsjsonWriter:
                 )
             slots.append((k, could, frozenset(gone)))
             gone.add(shown)
+            logged = _logged(batch.candidates, slot)
+            ranked, p = [shown], [float(batch.propensity[slot])]
+            if logged is not None:
+                others = [k for k in range(len(could)) if k != int(batch.chosen[slot])]
+                ranked += [could[k] for k in others]
+                p += [logged[k] for k in others]
             outcomes.append(
                 {
                     "_label_cost": 0.0 - float(batch.reward[slot]),
                     "_id": str(k),
-                    "_a": [shown],
-                    "_p": [float(batch.propensity[slot])],
+                    "_a": ranked,
+                    "_p": p,
                     "_o": [],
                 }
             )
@@ -203,6 +211,14 @@ class DsjsonWriter:
                 tail += b',"VWState":' + _encode({"m": str(models[event])})
             tails.append(tail + (b',"_replay":' + _encode(extra) if extra else b""))
         return tails
+
+
+def _logged(candidates: Candidates, slot: int) -> list[float] | None:
+    """Probability of each of a slot's candidates, if the log has them."""
+    if candidates.logged is None:
+        return None
+    every: list[float] = candidates.logged[candidates.starts[slot] : candidates.starts[slot + 1]].tolist()
+    return None if any(np.isnan(every)) else every
 
 
 def _context(shared: bytes, actions: list[bytes], slots: bytes) -> bytes:

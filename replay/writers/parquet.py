@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.errors import BadLog
-from replay.events import Batch, event_of_slot, slot_numbers
+from replay.events import Batch, Candidates, event_of_slot, slot_numbers
 from replay.readers.parquet import ROLES
 
 # Names that have a part of their own; a field or column of such a name is written with a "field_" before it.
@@ -71,6 +71,10 @@ class ParquetWriter:
         if batch.candidates is not None:
             offsets = pa.array(batch.candidates.starts, pa.int64())
             columns["candidates"] = pa.LargeListArray.from_arrays(offsets, pa.array(batch.candidates.item))
+            if self._with_logged(batch.candidates):
+                logged = batch.candidates.logged
+                every = np.full(len(batch.candidates.item), np.nan) if logged is None else logged
+                columns["candidate_propensities"] = pa.LargeListArray.from_arrays(offsets, pa.array(every))
             if batch.texts is not None:
                 texts = pa.array([text.decode() for text in batch.texts.candidates], pa.string())
                 columns["shared_text"] = pa.array([batch.texts.shared[i].decode() for i in event.tolist()], pa.string())
@@ -87,6 +91,12 @@ class ParquetWriter:
         for name, column in batch.columns.items():
             columns[self._free(name)] = column
         return pa.table(columns)
+
+    def _with_logged(self, candidates: Candidates) -> bool:
+        """As the first batch has it: what comes later, or goes, must not end a file."""
+        if self._writer is not None:
+            return "candidate_propensities" in self._writer.schema.names
+        return candidates.logged is not None and not np.isnan(candidates.logged).all()
 
     def _free(self, name: str) -> str:
         taken = name in _TAKEN and (self._feeds or name not in ROLES["slot"])

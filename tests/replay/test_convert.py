@@ -389,6 +389,6 @@ def test_the_command_ends_with_two_and_a_reason(tmp_path, capsys, monkeypatch, w
 
 def test_needs_of_a_conversion_leave_nothing_out():
     assert convert._needs(singles(), "dsjson") == Needs(
-        fields=("country",), columns=("position", "target"), candidates=True, texts=True
+        fields=("country",), columns=("position", "target"), candidates=True, texts=True, logged=True
     )
     assert ALL.texts
