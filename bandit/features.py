@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -40,7 +40,11 @@ USER: Final = "U"
 CONTEXT: Final = "C"
 ITEM: Final = "I"
 SLOT: Final = "S"
-RESERVED_NAMESPACES: Final = frozenset({USER, CONTEXT, ITEM, SLOT})
+#: What the service itself knows of an item and of how the viewer likes its kind: numbers, of every candidate.
+DENSE: Final = "D"
+#: What the service itself knows of the viewer.
+PROFILE: Final = "P"
+RESERVED_NAMESPACES: Final = frozenset({USER, CONTEXT, ITEM, SLOT, DENSE, PROFILE})
 
 MAX_TEXT_CHARS: Final = 256
 MAX_FEATURES: Final = 512
@@ -56,6 +60,7 @@ _NOTHING: Final = np.frombuffer(b"", np.uint8)
 _LOCAL: Final = threading.local()
 
 Namespaces = dict[str, dict[str, Any]]
+_NO_PROFILE: Final[Mapping[str, float]] = {}
 
 
 class HashedFeatures(NamedTuple):
@@ -83,11 +88,26 @@ def resolve_item(item_id: str, features: Features, *, path: str = "features") ->
     return _render(_item_namespaces(item_id, features, path))
 
 
+def with_dense(item: bytes, names: Sequence[str], values: Sequence[float]) -> bytes:
+    """A resolved item with its dense columns, as it is learned from.
+
+    >>> with_dense(b'{"I":{"id":"v1"}}', ["seen", "liked"], [0.25, 0.0])
+    b'{"D":{"seen":0.25},"I":{"id":"v1"}}'
+
+    :param item: from `resolve_item`
+    :param names, values: shape (d,) each; the values are of float32
+    """
+    spaces: Namespaces = msgspec.json.decode(item)
+    spaces[DENSE] = {name: _number(value, DENSE, name) for name, value in zip(names, values, strict=True)}
+    return _render(spaces)
+
+
 def resolve_shared(
     user_id: str | None,
     user: Features,
     context: Features,
     slot: int = 0,
+    profile: Mapping[str, float] = _NO_PROFILE,
 ) -> bytes:
     """What all candidates of a request share, as canonical VW JSON.
 
@@ -95,9 +115,12 @@ def resolve_shared(
     b'{"C":{"hour":"18"},"S":{"slot":"0"},"U":{"age":31,"id":"u1"},"geo":{"city":"Oslo"}}'
 
     :param slot: position in the slate, when learning; scoring leaves it at 0
+    :param profile: what the service itself knows of the viewer
     :raises InvalidFeatures: as `resolve_item`; also a name given by user and context alike
     """
     spaces: Namespaces = {SLOT: {"slot": str(slot)}}
+    if profile:
+        spaces[PROFILE] = {name: _number(value, PROFILE, name) for name, value in profile.items()}
     _collect(spaces, USER, user, "user.features", own_id=user_id)
     _collect(spaces, CONTEXT, context, "context")
     return _render(spaces)
@@ -205,7 +228,7 @@ def _twice(key: str, where: str) -> InvalidFeatures:
 def _check_namespace(name: str, path: str) -> None:
     _check_name(name, path)
     if name in RESERVED_NAMESPACES:
-        raise _refuse(_at(path, name), name, "is a reserved namespace", "rename it; taken are U, C, I, S")
+        raise _refuse(_at(path, name), name, "is a reserved namespace", "rename it; taken are U, C, I, S, D, P")
     if not (name[0].isascii() and name[0].isalnum()):
         raise _refuse(_at(path, name), name, "is no namespace name", "begin it with a letter or digit of ASCII")
 

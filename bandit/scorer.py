@@ -8,6 +8,7 @@ VW's cost. It agrees with VW to 1e-6 of the sum of the absolute terms: VW adds u
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from numba import njit
 
 from bandit.errors import CorruptModel
-from bandit.features import HashedFeatures, murmur3
+from bandit.features import DENSE, HashedFeatures, murmur3
 from bandit.item_table import TableView
 from bandit.model_args import ModelArgs
 
@@ -26,6 +27,10 @@ _PRIME: Final = np.uint32(16777619)
 _RECORD: Final = np.dtype([("index", "<u4"), ("weight", "<f4"), ("adaptive", "<f4"), ("normalized", "<f4")])
 
 Weights = npt.NDArray[np.float32]
+
+_DENSE_LETTER: Final = ord(DENSE)
+#: Without dense columns.
+NO_COLUMNS: Final = np.empty(0, np.uint32)
 
 
 # -- weights from a saved model -----------------------------------------------------------------
@@ -169,6 +174,8 @@ class Prepared(NamedTuple):
     :param before_at, before_hash, before_val: the same, the item feature standing first
     :param terms: shape (k, 3), letters, -1 for none: interactions with more than one item feature in
         them, or one in the middle; evaluated one by one
+    :param dense_idx: shape (d,), hashes of the dense columns
+    :param dense_weight: shape (d,), of each column: its own weight and its crosses with what is shared
     """
 
     base: float
@@ -184,20 +191,36 @@ class Prepared(NamedTuple):
     shared_at: npt.NDArray[np.int64]
     shared_idx: npt.NDArray[np.uint32]
     shared_val: npt.NDArray[np.float32]
+    dense_idx: npt.NDArray[np.uint32]
+    dense_weight: npt.NDArray[np.float32]
 
 
-def prepare(view: TableView, shared: HashedFeatures, weights: Weights, args: ModelArgs) -> Prepared:
-    """Once a request, for any number of `score_prepared` over its candidates with these weights."""
-    letters = view.letters
+def prepare(
+    view: TableView,
+    shared: HashedFeatures,
+    weights: Weights,
+    args: ModelArgs,
+    dense_idx: npt.NDArray[np.uint32] = NO_COLUMNS,
+) -> Prepared:
+    """Once a request, for any number of `score_prepared` over its candidates with these weights.
+
+    :param dense_idx: shape (d,), from `dense_indices`: features that every candidate has a value of its own for
+    """
+    item_letters = view.letters | (1 << _DENSE_LETTER if len(dense_idx) else 0)
+    letters = item_letters
     for letter in set(shared.letters.tolist()):
         letters |= 1 << letter
-    terms, lasting, ignored = _layout(args, letters, view.letters)
+    terms, lasting, ignored = _layout(args, letters, item_letters)
     mask = len(weights) - 1
     parts = _prepare(shared.letters, shared.idx, shared.val, terms, ignored, args.noconstant, weights, np.uint32(mask))
     base, after_at, after_hash, after_val, before_at, before_hash, before_val, shared_at = parts
+    dense_weight = _weigh_columns(
+        dense_idx, ignored, after_at, after_hash, after_val, before_at, before_hash, before_val, weights,
+        np.uint32(mask),
+    )  # fmt: skip
     return Prepared(
         base, mask, ignored, after_at, after_hash, after_val, before_at, before_hash, before_val,
-        lasting, shared_at, shared.idx, shared.val,
+        lasting, shared_at, shared.idx, shared.val, dense_idx, dense_weight,
     )  # fmt: skip
 
 
@@ -207,15 +230,23 @@ def score_prepared(
     rows: npt.NDArray[np.int32],
     weights: Weights,
     out: npt.NDArray[np.float32],
+    dense: npt.NDArray[np.float32] | None = None,
 ) -> None:
-    """Expected reward of these rows into ``out``. Holds no GIL; any subset, in any order."""
+    """Expected reward of these rows into ``out``. Holds no GIL; any subset, in any order.
+
+    :param dense: shape (n, d), values of the dense columns for ``rows``; None where there are no columns
+    """
+    if dense is None:
+        dense = np.empty((len(rows), 0), np.float32)
+    if dense.shape != (len(rows), len(prepared.dense_idx)):
+        raise ValueError(f"dense is {dense.shape}; expected ({len(rows)}, {len(prepared.dense_idx)})")
     _score(
         view.row_segment, view.segment_start, view.segment_letter, view.idx, view.val, rows,
         prepared.base, np.uint32(prepared.mask), prepared.ignored,
         prepared.after_at, prepared.after_hash, prepared.after_val,
         prepared.before_at, prepared.before_hash, prepared.before_val,
         prepared.terms, prepared.shared_at, prepared.shared_idx, prepared.shared_val,
-        weights, out,
+        prepared.dense_idx, prepared.dense_weight, np.ascontiguousarray(dense), weights, out,
     )  # fmt: skip
 
 
@@ -226,6 +257,9 @@ def score(
     weights: Weights,
     args: ModelArgs,
     out: npt.NDArray[np.float32],
+    *,
+    dense_idx: npt.NDArray[np.uint32] = NO_COLUMNS,
+    dense: npt.NDArray[np.float32] | None = None,
 ) -> None:
     """Expected reward of each candidate: higher is better; the negative of VW's cost.
 
@@ -234,8 +268,16 @@ def score(
     :param shared: features of viewer, context and slot
     :param weights: shape (2 ** args.bits,), of a model learned with ``args``
     :param out: shape (n,), written
+    :param dense_idx: shape (d,), as for `prepare`
+    :param dense: shape (n, d), float32
     """
-    score_prepared(prepare(view, shared, weights, args), view, rows, weights, out)
+    score_prepared(prepare(view, shared, weights, args, dense_idx), view, rows, weights, out, dense)
+
+
+def dense_indices(names: Sequence[str]) -> npt.NDArray[np.uint32]:
+    """Hashes of the columns of the dense namespace, as VW gives them to ``{"D": {name: number}}``; shape (d,)."""
+    seed = murmur3(DENSE.encode())
+    return np.array([murmur3(name.encode(), seed) for name in names], np.uint32)
 
 
 @lru_cache(maxsize=256)
@@ -323,15 +365,73 @@ def _prepare(letters, idx, val, terms, ignored, noconstant, weights, mask):  # t
     return base, after_at, after_hash, after_val, before_at, before_hash, before_val, shared_at
 
 
+@njit(cache=True, nogil=True)
+def _weigh_columns(  # type: ignore[no-untyped-def]
+    dense_idx, ignored, after_at, after_hash, after_val, before_at, before_hash, before_val, weights, mask
+):  # fmt: skip
+    """What one unit of each dense column adds to a score."""
+    found = np.empty(len(dense_idx), np.float32)
+    for j in range(len(dense_idx)):
+        index = dense_idx[j]
+        part = np.float32(0.0) if ignored[_DENSE_LETTER] else weights[index & mask]
+        for p in range(after_at[_DENSE_LETTER], after_at[_DENSE_LETTER + 1]):
+            part += weights[(after_hash[p] ^ index) & mask] * after_val[p]
+        half = np.uint32(_PRIME * index)
+        for p in range(before_at[_DENSE_LETTER], before_at[_DENSE_LETTER + 1]):
+            part += weights[(half ^ before_hash[p]) & mask] * before_val[p]
+        found[j] = part
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _most_features(row_segment, segment_start, rows):  # type: ignore[no-untyped-def]
+    most = 0
+    for r in range(len(rows)):
+        row = rows[r]
+        most = max(most, segment_start[row_segment[row + 1]] - segment_start[row_segment[row]])
+    return most
+
+
+@njit(cache=True, nogil=True)
+def _lay_out(  # type: ignore[no-untyped-def]
+    row, row_segment, segment_start, segment_letter, idx, val, dense_idx, dense, own_idx, own_val, item_at, item_end
+):  # fmt: skip
+    """One candidate's features, by letter and in VW's order: its dense columns stand first of their letter."""
+    at = 0
+    placed = len(dense_idx) == 0
+    for s in range(row_segment[row], row_segment[row + 1] + 1):
+        letter = 128 if s == row_segment[row + 1] else np.int64(segment_letter[s])
+        if not placed and letter >= _DENSE_LETTER:
+            item_at[_DENSE_LETTER] = at
+            for j in range(len(dense_idx)):
+                own_idx[at] = dense_idx[j]
+                own_val[at] = dense[j]
+                at += 1
+            item_end[_DENSE_LETTER] = at
+            placed = True
+        if letter == 128:
+            break
+        if letter != _DENSE_LETTER or len(dense_idx) == 0:
+            item_at[letter] = at
+        for f in range(segment_start[s], segment_start[s + 1]):
+            own_idx[at] = idx[f]
+            own_val[at] = val[f]
+            at += 1
+        item_end[letter] = at
+
+
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _score(  # type: ignore[no-untyped-def]
     row_segment, segment_start, segment_letter, idx, val, rows,
     base, mask, ignored,
     after_at, after_hash, after_val, before_at, before_hash, before_val,
-    terms, shared_at, shared_idx, shared_val, weights, out,
+    terms, shared_at, shared_idx, shared_val, dense_idx, dense_weight, dense, weights, out,
 ):  # fmt: skip
     item_at = np.zeros(128, np.int64)
     item_end = np.zeros(128, np.int64)
+    room = _most_features(row_segment, segment_start, rows) + len(dense_idx) if len(terms) > 0 else 0
+    own_idx = np.empty(room, np.uint32)
+    own_val = np.empty(room, np.float32)
     for r in range(len(rows)):
         row = rows[r]
         total = base
@@ -340,8 +440,6 @@ def _score(  # type: ignore[no-untyped-def]
             linear = np.float32(0.0) if ignored[letter] else np.float32(1.0)
             after, after_end = after_at[letter], after_at[letter + 1]
             before, before_end = before_at[letter], before_at[letter + 1]
-            item_at[letter] = segment_start[s]
-            item_end[letter] = segment_start[s + 1]
             for f in range(segment_start[s], segment_start[s + 1]):
                 index = idx[f]
                 part = linear * weights[index & mask]
@@ -351,14 +449,19 @@ def _score(  # type: ignore[no-untyped-def]
                 for p in range(before, before_end):
                     part += weights[(half ^ before_hash[p]) & mask] * before_val[p]
                 total += np.float64(part * val[f])
-        for k in range(len(terms)):
-            total += _term(
-                terms[k, 0], terms[k, 1], terms[k, 2], idx, val, item_at, item_end,
-                shared_at, shared_idx, shared_val, weights, mask,
-            )  # fmt: skip
+        for j in range(len(dense_idx)):
+            total += np.float64(dense_weight[j] * dense[r, j])
         if len(terms) > 0:
-            for s in range(row_segment[row], row_segment[row + 1]):
-                item_end[segment_letter[s]] = item_at[segment_letter[s]]
+            item_end[:] = item_at[:]
+            _lay_out(
+                row, row_segment, segment_start, segment_letter, idx, val, dense_idx, dense[r], own_idx, own_val,
+                item_at, item_end,
+            )  # fmt: skip
+            for k in range(len(terms)):
+                total += _term(
+                    terms[k, 0], terms[k, 1], terms[k, 2], own_idx, own_val, item_at, item_end,
+                    shared_at, shared_idx, shared_val, weights, mask,
+                )  # fmt: skip
         out[r] = np.float32(-total)
 
 

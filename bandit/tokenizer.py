@@ -257,7 +257,10 @@ def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, 
             if not (0x30 <= letter <= 0x39 or 0x41 <= letter <= 0x5A or 0x61 <= letter <= 0x7A):
                 return -1
             if not resolved:
-                if name_end - name == 1 and (letter == 0x55 or letter == 0x43 or letter == 0x49 or letter == 0x53):
+                if name_end - name == 1 and (
+                    letter == 0x55 or letter == 0x43 or letter == 0x49 or letter == 0x53
+                    or letter == 0x44 or letter == 0x50
+                ):  # fmt: skip
                     return -1
                 # A nothing that bears the name, so that the name standing twice is seen below.
                 tokens[n_tokens, 0] = 0

@@ -40,7 +40,7 @@ numbers = (
 scalars = texts | numbers | st.booleans()
 values = scalars | st.lists(texts, max_size=4)
 spaces = st.builds(str.__add__, st.sampled_from("abCISU059z"), st.text(alphabet, max_size=4)).filter(
-    lambda name: name not in "UCIS"
+    lambda name: name not in "UCISDP"
 )
 feature_sets = st.builds(
     lambda own, nested: own | nested,

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from vowpalwabbit.pyvw import Workspace
 
 from bandit.errors import CorruptModel
-from bandit.features import HashedFeatures, hash_resolved, resolve_item, resolve_shared
+from bandit.features import HashedFeatures, hash_resolved, resolve_item, resolve_shared, with_dense
 from bandit.item_table import ItemTable, TableView
 from bandit.learner import Learner
 from bandit.model_args import ModelArgs
-from bandit.scorer import prepare, read_state, score, score_prepared, weights_from_model
+from bandit.scorer import dense_indices, prepare, read_state, score, score_prepared, weights_from_model
 
 # Relative to the sum S of the absolute terms of each score (or to 1, where that is less). VW adds its n terms
 # up one by one in float32, and may be n * 2**-24 * S off itself. A quarter of that is allowed where it is more
@@ -62,7 +62,7 @@ def some_features(rng: random.Random, *, letters: str) -> dict[str, Any]:
             made[rng.choice(letters) + rng.choice(["", "1", "pace"])] = {
                 inner: rng.choice([rng.gauss(0, 1), "s", True]) for inner in rng.sample("klm", rng.randrange(4))
             }
-    return {name: value for name, value in made.items() if name not in "UCIS"}
+    return {name: value for name, value in made.items() if name not in "UCISDP"}
 
 
 def learned(text: str, seed: int, scratch: Path, *, n_lessons: int = 80, n_items: int = 12) -> Case:
@@ -119,6 +119,66 @@ def sums_of_terms(case: Case, weights: npt.NDArray[np.float32], value: Any) -> n
         letters, idx, val = hash_resolved(shared)
         score(view, case.rows, HashedFeatures(letters, idx, value(val)), weights, case.args, row)
     return -out
+
+
+DENSE_ARGUMENTS = [
+    "",
+    "-q DU -q CD",
+    "-q DI",
+    "-q DD --cubic UDI",
+    "-q ::",
+    "--ignore_linear D -q DS",
+    "--interactions DDU --interactions sDt",
+]
+COLUMNS = ["alpha", "beta", "gamma"]
+
+
+@pytest.mark.parametrize("text", DENSE_ARGUMENTS)
+def test_dense_columns_score_as_vw_scores_their_text(text: str, tmp_path: Path) -> None:
+    rng = random.Random(31)
+    args = ModelArgs.parse(text)
+    ids = [f"v{k}" for k in range(9)]
+    # Some bring namespaces of the same letter, which stand after the dense one.
+    items = [some_features(rng, letters="UIsDtE") for _ in ids]
+    dense = np.array(
+        [[rng.choice([0.0, rng.gauss(0, 1), rng.uniform(-3, 3)]) for _ in COLUMNS] for _ in ids], np.float32
+    )
+    texts = [
+        with_dense(resolve_item(i, item), COLUMNS, row.tolist()) for i, item, row in zip(ids, items, dense, strict=True)
+    ]
+    requests = [resolve_shared(f"u{k}", some_features(rng, letters="Ub"), {"hour": str(k)}) for k in range(4)]
+    with Learner(args, scratch=tmp_path) as learner:
+        for _ in range(60):
+            learner.learn(rng.choice(requests), rng.choice(texts), reward=rng.gauss(0, 1))
+        model = learner.save()
+    table = ItemTable(len(ids))
+    rows = table.add(ids, [msgspec.json.encode(item) for item in items])
+    weights = weights_from_model(model, args)
+    path = tmp_path / "served.vw"
+    path.write_bytes(model)
+    vw = Workspace(f"{args.vw_command()} -t -i {path}")
+    out = np.empty(len(ids), np.float32)
+    for shared in requests:
+        score(
+            table.view(), rows, hash_resolved(shared), weights, args, out,
+            dense_idx=dense_indices(COLUMNS), dense=dense,
+        )  # fmt: skip
+        actions = ",".join(text.decode() for text in texts)
+        examples = vw.parse(f'{{{shared[1:-1].decode()},"_multi":[{actions}]}}')
+        costs = vw.predict(examples)
+        vw.finish_example(examples)
+        np.testing.assert_allclose(out, [-cost for cost in costs], rtol=0, atol=2e-5)
+        assert np.ptp(out) > 1e-3
+    vw.finish()
+
+
+def test_a_dense_matrix_of_another_shape_is_refused(tmp_path: Path) -> None:
+    case = learned("", 1, tmp_path)
+    with pytest.raises(ValueError, match="dense is"):
+        score(
+            case.view, case.rows, hash_resolved(case.requests[0]), case.weights, case.args,
+            np.empty(len(case.rows), np.float32), dense_idx=dense_indices(COLUMNS),
+        )  # fmt: skip
 
 
 def assert_agrees(case: Case, scratch: Path) -> None:
