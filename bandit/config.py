@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bandit.errors import InvalidConfig, InvalidSetting, UnsupportedArgument
+from bandit.exploration import Budget, Exploration, annealed, budget_of, warnings_of
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from bandit.model_args import ModelArgs
 from bandit.records import MAX_SLOTS
@@ -34,22 +35,42 @@ class SquareCB(Struct, forbid_unknown_fields=True, tag_field="kind", tag="square
         return squarecb(gamma_scale=self.gamma_scale, gamma_exponent=self.gamma_exponent, n_learned=n_learned)
 
 
+AnnealAfter = Annotated[int, Meta(ge=1, le=10**12)]
+
+
 class EpsilonGreedy(Struct, forbid_unknown_fields=True, tag_field="kind", tag="epsilon_greedy"):
-    """The best with 1 - epsilon; otherwise any of the shortlist."""
+    """The best with 1 - epsilon; otherwise any of the shortlist.
+
+    With `anneal_after` epsilon falls as slots are learned: epsilon * (1 + learned / anneal_after) **
+    -anneal_exponent, and never below `least`. The exponent of 1/3 gives epsilon-greedy its rate of regret.
+
+    Source: Langford and Zhang, "The Epoch-Greedy Algorithm", 2007.
+    """
 
     epsilon: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    anneal_after: AnnealAfter | None = None
+    anneal_exponent: Annotated[float, Meta(ge=0, le=1)] = 1 / 3
+    least: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
     def explorer(self, n_learned: int) -> Explorer:
-        return epsilon_greedy(epsilon=self.epsilon)
+        now = annealed(self.epsilon, n_learned, after=self.anneal_after, exponent=-self.anneal_exponent)
+        return epsilon_greedy(epsilon=max(now, min(self.least, self.epsilon)))
 
 
 class Softmax(Struct, forbid_unknown_fields=True, tag_field="kind", tag="softmax"):
-    """p proportional to exp(lambda * score); slot by slot this is Plackett-Luce."""
+    """p proportional to exp(lambda * score); slot by slot this is Plackett-Luce.
+
+    With `anneal_after` lambda grows as slots are learned: lambda * (1 + learned / anneal_after) **
+    anneal_exponent, and never above 1e6. An exponent of 1/2 follows the standard error of what was learned.
+    """
 
     lambda_: Annotated[float, Meta(ge=0, le=1e6)] = msgspec.field(default=10.0, name="lambda")
+    anneal_after: AnnealAfter | None = None
+    anneal_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
     def explorer(self, n_learned: int) -> Explorer:
-        return softmax(lambda_=self.lambda_)
+        now = annealed(self.lambda_, n_learned, after=self.anneal_after, exponent=self.anneal_exponent)
+        return softmax(lambda_=min(now, 1e6))
 
 
 class Greedy(Struct, forbid_unknown_fields=True, tag_field="kind", tag="greedy"):
@@ -137,11 +158,20 @@ class Config(Struct, forbid_unknown_fields=True):
     evidence: Literal["viewport", "served"] = "viewport"
     reward_window_s: Annotated[float, Meta(ge=0.1, le=30 * 86_400)] = 600.0
     default_reward: float = 0.0
+    exploration: Exploration = msgspec.field(default_factory=Exploration)
 
     def floors(self, n_slots: int) -> list[float]:
-        """phi of each slot, shape (n_slots,)."""
+        """phi of each slot as configured, shape (n_slots,); what is drawn with is in :meth:`budget`."""
         given = self.floor if isinstance(self.floor, list) else [self.floor]
         return [given[min(slot, len(given) - 1)] for slot in range(n_slots)]
+
+    def budget(self, n_slots: int) -> Budget:
+        """Floors and the explorer's limit for a feed of so many slots, within ``exploration.share``."""
+        return budget_of(self.exploration.share, tuple(self.floors(n_slots)))
+
+    def warnings(self) -> list[str]:
+        """What it costs to run this config, in words; empty if there is nothing to say."""
+        return warnings_of(self.exploration, self.floors(self.slots))
 
 
 def check_config(config: Config) -> Formula:

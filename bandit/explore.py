@@ -29,12 +29,19 @@ UNIFORM: Final = 4
 class Explorer(NamedTuple):
     """An exploration rule as the kernel takes it; made by the functions of this module.
 
-    ``a`` is gamma, epsilon or lambda, by ``kind``; ``b`` is not used by any rule yet.
+    :ivar a: gamma, epsilon or lambda, by ``kind``
+    :ivar b: the most that all but the best may get together, in [0, 1]; 1 leaves the rule as it is. Where the rule
+        gives them more, they share ``b`` in its proportions, and the best gets the rest
     """
 
     kind: int
     a: float
-    b: float
+    b: float = 1.0
+
+    @property
+    def spread(self) -> float:
+        """The share, before ``b``, that goes evenly to all that it sees, whatever their scores."""
+        return self.a if self.kind == EPSILON_GREEDY else float(self.kind == UNIFORM)
 
 
 def squarecb(*, gamma_scale: float = 10.0, gamma_exponent: float = 0.5, n_learned: int) -> Explorer:
@@ -57,7 +64,7 @@ def squarecb(*, gamma_scale: float = 10.0, gamma_exponent: float = 0.5, n_learne
     except OverflowError:
         gamma = math.inf
     _check("squarecb", "gamma", gamma, math.inf)
-    return Explorer(SQUARECB, gamma, 0.0)
+    return Explorer(SQUARECB, gamma)
 
 
 def epsilon_greedy(*, epsilon: float) -> Explorer:
@@ -70,7 +77,7 @@ def epsilon_greedy(*, epsilon: float) -> Explorer:
     :raises InvalidConfig: epsilon is outside [0, 1]
     """
     _check("epsilon_greedy", "epsilon", epsilon, 1.0)
-    return Explorer(EPSILON_GREEDY, float(epsilon), 0.0)
+    return Explorer(EPSILON_GREEDY, float(epsilon))
 
 
 def softmax(*, lambda_: float) -> Explorer:
@@ -80,17 +87,17 @@ def softmax(*, lambda_: float) -> Explorer:
     :raises InvalidConfig: lambda_ is negative or not finite
     """
     _check("softmax", "lambda", lambda_, math.inf)
-    return Explorer(SOFTMAX, float(lambda_), 0.0)
+    return Explorer(SOFTMAX, float(lambda_))
 
 
 def greedy() -> Explorer:
     """The best, always. Without a floor nothing else has any probability: a log that teaches little."""
-    return Explorer(GREEDY, 0.0, 0.0)
+    return Explorer(GREEDY, 0.0)
 
 
 def uniform() -> Explorer:
     """Each with the same probability."""
-    return Explorer(UNIFORM, 0.0, 0.0)
+    return Explorer(UNIFORM, 0.0)
 
 
 def _check(explorer: str, name: str, value: float, most: float) -> None:

@@ -19,11 +19,12 @@ from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Known, Resolve
 from bandit.config import LiveConfig
 from bandit.errors import CorruptModel, EmptySlate, LogUnavailable
 from bandit.explain import contributions
+from bandit.exploration import expected_share
 from bandit.explore import epsilon_greedy
 from bandit.features import hash_resolved, resolve_item, resolve_shared
 from bandit.records import Decision, Explanation, Features, Placement, RankReply, RankRequest, Slot
 from bandit.scorer import score, weights_from_model
-from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, score_order, seed_of
+from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of
 from bandit.store.configs import all_configs, newest_config
 from bandit.store.data import DataDirectory
 from bandit.store.events import StoredDecision, find_decision, same_body
@@ -239,22 +240,20 @@ class Ranker:
                     fallback = "deadline"
 
         n_slots = document.slots if request.slots is UNSET else request.slots
-        floor = np.array(document.floors(n_slots))
+        budget = document.budget(n_slots)
         if fallback is None:
             assert snapshot is not None
             n_learned = snapshot.published.learned
-            explorer = document.explorer.explorer(n_learned)
-            slate = draw_slate(
-                scores, state, n_slots=n_slots, explorer=explorer, shortlist=document.shortlist or 0, floor=floor,
-                seed=seed,
-            )  # fmt: skip
+            asked, shortlist, drawn_by = document.explorer.explorer(n_learned), document.shortlist or 0, scores
         else:
             n_learned = 0
+            asked, shortlist, drawn_by = CALLER_ORDER, 0, -np.arange(n, dtype=np.float32)
             state[state == UNSCORED] = ELIGIBLE
-            slate = draw_slate(
-                -np.arange(n, dtype=np.float32), state, n_slots=n_slots, explorer=CALLER_ORDER, shortlist=0,
-                floor=floor, seed=seed,
-            )  # fmt: skip
+        explorer = limited(drawn_by, state, asked, shortlist=shortlist, most=budget.most)
+        slate = draw_slate(
+            drawn_by, state, n_slots=n_slots, explorer=explorer, shortlist=shortlist, floor=np.array(budget.floors),
+            seed=seed,
+        )  # fmt: skip
 
         chosen_at = slate.chosen.tolist()
         propensities = slate.propensity.tolist()
@@ -288,6 +287,9 @@ class Ranker:
             unknown=unknown,
             ineligible=ineligible,
             deferred=request.defer_activation,
+            strength=None if explorer.a == asked.a else explorer.a,
+            share=expected_share(slate.exploring.tolist()),
+            explored=int(slate.explored.sum()),
         )
         reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
         if request.explain and snapshot is not None:

@@ -318,6 +318,10 @@ class Decision(Struct, omit_defaults=True):
 
     :param shared: resolved features of viewer and context, VW JSON text
     :param read_pos: control position that this decision had applied
+    :param strength: the explorer's gamma, epsilon or lambda as it was drawn with, if a budget made it another than
+        the config's; see `bandit.slate.limited`
+    :param share: expected share of exploratory placements; see `bandit.exploration`
+    :param explored: how many placements were exploratory in fact
     """
 
     slots: list[Slot]
@@ -333,6 +337,9 @@ class Decision(Struct, omit_defaults=True):
     unknown: list[int] = []
     ineligible: dict[str, list[int]] = {}
     deferred: bool = False
+    strength: float | None = None
+    share: float | None = None
+    explored: int = 0
 
 
 class Withdraw(Struct):

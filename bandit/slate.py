@@ -45,6 +45,10 @@ _OK: Final = 0
 _BAD_FLOOR: Final = 1
 _BAD_INDEX: Final = 2
 
+# Of the search for a gamma: up to some 1e12 times what was asked for, then to one part in a million.
+_DOUBLINGS: Final = 40
+_HALVINGS: Final = 20
+
 # Streams of random numbers drawn from one seed; see _random.
 _SLATE_STREAM: Final = np.uint64(1)
 _ORDER_STREAM: Final = np.uint64(2)
@@ -59,6 +63,11 @@ class Slate(NamedTuple):
     """Probability of that index at that slot, given the slots above."""
     exploratory: U8
     """1 where the item was outside the slot's shortlist (so also: not scored), however it was drawn."""
+    exploring: F64
+    """Probability, given the slots above, that another than the best stands there; the best is the first by score of
+    what could be drawn at the slot. Where nothing scored is left, another than the first in the caller's order."""
+    explored: U8
+    """1 where another than the best was drawn: as often, over many draws, as ``exploring`` says."""
 
 
 def seed_of(event_id: str, secret: bytes) -> int:
@@ -97,11 +106,11 @@ def draw_slate(
     if n_slots < 0:
         raise ValueError(f"n_slots {n_slots} is negative")
     floor = _owned(floor, np.float64)
-    chosen, propensity, exploratory, status = _draw(
-        scores, state, n_slots, explorer.kind, explorer.a, shortlist, floor, np.uint64(seed)
+    chosen, propensity, exploratory, exploring, explored, status = _draw(
+        scores, state, n_slots, explorer.kind, explorer.a, explorer.b, shortlist, floor, np.uint64(seed)
     )
     _raise_for(status, floor, len(chosen))
-    return Slate(chosen, propensity, exploratory)
+    return Slate(chosen, propensity, exploratory, exploring, explored)
 
 
 def slate_propensity(scores: F32, state: U8, chosen: I32, *, explorer: Explorer, shortlist: int, floor: F64) -> F64:
@@ -116,7 +125,7 @@ def slate_propensity(scores: F32, state: U8, chosen: I32, *, explorer: Explorer,
     """
     scores, state = _candidates(scores, state, shortlist)
     chosen, floor = _owned(chosen, np.int32), _owned(floor, np.float64)
-    propensity, status = _look_up(scores, state, chosen, explorer.kind, explorer.a, shortlist, floor)
+    propensity, status = _look_up(scores, state, chosen, explorer.kind, explorer.a, explorer.b, shortlist, floor)
     _raise_for(status, floor, len(chosen))
     return propensity
 
@@ -137,10 +146,29 @@ def slot_probabilities(
     if not 0 <= slot < len(floor):
         raise ValueError(f"slot {slot} has no floor; floors are given for {len(floor)} slots")
     probabilities, status = _list_slot(
-        scores, state, _owned(drawn, np.int32), explorer.kind, explorer.a, shortlist, float(floor[slot])
+        scores, state, _owned(drawn, np.int32), explorer.kind, explorer.a, explorer.b, shortlist, float(floor[slot])
     )
     _raise_for(status, floor[slot : slot + 1], 1)
     return probabilities
+
+
+def limited(scores: F32, state: U8, explorer: Explorer, *, shortlist: int, most: float) -> Explorer:
+    """The explorer with no more strength than leaves all but the best ``most`` together, at any slot.
+
+    Gamma or lambda is raised until the first slot is at ``most``, so that what is explored is what is nearly as
+    good. Where that cannot be (many share the best score, or the rule knows no gaps), and at the slots below, what
+    is too much is given to the best. A pure function: the same scores give the same explorer.
+
+    :param most: in [0, 1]; 1 gives the explorer back as it is
+    :param shortlist: as in :func:`draw_slate`
+    :raises ValueError: arrays of different lengths, a negative shortlist, ``most`` outside [0, 1]
+    """
+    if not 0.0 <= most <= 1.0:
+        raise ValueError(f"most is {most}; it must be from 0 to 1")
+    scores, state = _candidates(scores, state, shortlist)
+    if most == 1.0:
+        return explorer._replace(b=1.0)
+    return Explorer(explorer.kind, _limit(scores, state, explorer.kind, explorer.a, most, shortlist), most)
 
 
 def score_order(seed: int, n: int) -> I32:
@@ -156,6 +184,7 @@ def warm_up() -> None:
     """Compile the kernels, or load them from numba's cache; the first request should not pay for it."""
     scores, state, floor = np.zeros(2, np.float32), np.zeros(2, np.uint8), np.zeros(1)
     explorer = Explorer(GREEDY, 0.0, 0.0)
+    limited(scores, state, explorer, shortlist=1, most=0.5)
     slate = draw_slate(scores, state, n_slots=1, explorer=explorer, shortlist=1, floor=floor, seed=0)
     slate_propensity(scores, state, slate.chosen, explorer=explorer, shortlist=1, floor=floor)
     slot_probabilities(scores, state, slate.chosen, slot=0, explorer=explorer, shortlist=1, floor=floor)
@@ -337,18 +366,38 @@ def _position(items: I32, size: int, item: int) -> int:
 
 
 @_kernel
-def _explore(values: F64, size: int, kind: int, a: float, q: F64) -> None:
-    """Fill q[:size] with the explorer's probabilities over values[:size], the best of which is first."""
+def _explore(values: F64, size: int, kind: int, a: float, b: float, q: F64) -> None:
+    """Fill q[:size] with the explorer's probabilities over values[:size], the best of which is first.
+
+    :param b: all but the best get no more than this together
+    """
     if size == 0:
         return
+    _explore_freely(values, size, kind, a, q)
+    if b < 1.0:
+        others = _others(size, q)
+        if others > b:
+            for at in range(1, size):
+                q[at] *= b / others
+            q[0] = 1.0 - b
+
+
+@_kernel
+def _others(size: int, q: F64) -> float:
+    """What all but the first have together."""
+    others = 0.0
+    for at in range(1, size):
+        others += q[at]
+    return others
+
+
+@_kernel
+def _explore_freely(values: F64, size: int, kind: int, a: float, q: F64) -> None:
     top = values[0]
     if kind == SQUARECB:
         for at in range(size):
             q[at] = 1.0 / (size + a * (top - values[at]))
-        others = 0.0
-        for at in range(1, size):
-            others += q[at]
-        q[0] = 1.0 - others
+        q[0] = 1.0 - _others(size, q)
     elif kind == EPSILON_GREEDY:
         for at in range(size):
             q[at] = a / size
@@ -367,6 +416,43 @@ def _explore(values: F64, size: int, kind: int, a: float, q: F64) -> None:
     else:
         for at in range(size):
             q[at] = 1.0 / size
+
+
+@_kernel
+def _limit(scores: F32, state: U8, kind: int, a: float, b: float, shortlist: int) -> float:
+    """Gamma or lambda, from ``a`` up, at which all but the best have ``b`` together at the first slot.
+
+    ``a`` itself where that is never so: bisected, by halves of its logarithm's interval, where it is.
+    """
+    if kind != SQUARECB and kind != SOFTMAX:
+        return a
+    ranked = _ranked(scores, state, shortlist, 0)
+    size = len(ranked)
+    values = _values(scores, ranked)
+    q = np.empty(size, np.float64)
+    if size < 2:
+        return a
+    _explore_freely(values, size, kind, a, q)
+    if _others(size, q) <= b:
+        return a
+    low = max(a, 1e-3)
+    high = low
+    for _ in range(_DOUBLINGS):
+        high *= 2.0
+        _explore_freely(values, size, kind, high, q)
+        if _others(size, q) <= b:
+            break
+        low = high
+    if _others(size, q) > b:
+        return a
+    for _ in range(_HALVINGS):
+        middle = np.sqrt(low * high)
+        _explore_freely(values, size, kind, middle, q)
+        if _others(size, q) <= b:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 @_kernel
@@ -416,8 +502,8 @@ def _is_phi(phi: float) -> bool:
 
 @_kernel
 def _draw(
-    scores: F32, state: U8, n_slots: int, kind: int, a: float, shortlist: int, floor: F64, seed: np.uint64
-) -> tuple[I32, F64, U8, int]:
+    scores: F32, state: U8, n_slots: int, kind: int, a: float, b: float, shortlist: int, floor: F64, seed: np.uint64
+) -> tuple[I32, F64, U8, F64, U8, int]:
     n = len(scores)
     left = np.empty(n, np.int32)
     n_left = 0
@@ -428,8 +514,10 @@ def _draw(
     chosen = np.empty(k, np.int32)
     propensity = np.empty(k, np.float64)
     exploratory = np.empty(k, np.uint8)
+    exploring = np.empty(k, np.float64)
+    explored = np.empty(k, np.uint8)
     if len(floor) < k:
-        return chosen, propensity, exploratory, _BAD_FLOOR
+        return chosen, propensity, exploratory, exploring, explored, _BAD_FLOOR
     ranked = _ranked(scores, state, shortlist, k)
     n_ranked = len(ranked)
     values = _values(scores, ranked)
@@ -437,9 +525,9 @@ def _draw(
     for slot in range(k):
         phi = floor[slot]
         if not _is_phi(phi):
-            return chosen, propensity, exploratory, _BAD_FLOOR
+            return chosen, propensity, exploratory, exploring, explored, _BAD_FLOOR
         n_seen = _n_seen(shortlist, n_ranked)
-        _explore(values, n_seen, kind, a, q)
+        _explore(values, n_seen, kind, a, b, q)
         way = _random(seed, _SLATE_STREAM, 2 * slot)
         u = _random(seed, _SLATE_STREAM, 2 * slot + 1)
         if n_seen == 0 or way < phi:
@@ -452,17 +540,21 @@ def _draw(
         chosen[slot] = item
         propensity[slot] = _mixed(q[at] if seen else 0.0, phi, n_seen, n_left)
         exploratory[slot] = not seen
+        exploring[slot] = 1.0 - _mixed(q[0] if n_seen > 0 else 0.0, phi, n_seen, n_left)
+        explored[slot] = item != (ranked[0] if n_seen > 0 else left[0])
         if at >= 0:
             _remove(ranked, values, n_ranked, at)
             n_ranked -= 1
         for to in range(np.searchsorted(left[:n_left], item), n_left - 1):
             left[to] = left[to + 1]
         n_left -= 1
-    return chosen, propensity, exploratory, _OK
+    return chosen, propensity, exploratory, exploring, explored, _OK
 
 
 @_kernel
-def _look_up(scores: F32, state: U8, slate: I32, kind: int, a: float, shortlist: int, floor: F64) -> tuple[F64, int]:
+def _look_up(
+    scores: F32, state: U8, slate: I32, kind: int, a: float, b: float, shortlist: int, floor: F64
+) -> tuple[F64, int]:
     n = len(scores)
     propensity = np.zeros(len(slate), np.float64)
     if len(floor) < len(slate):
@@ -484,7 +576,7 @@ def _look_up(scores: F32, state: U8, slate: I32, kind: int, a: float, shortlist:
         if taken[item] or state[item] >= 2:
             continue
         n_seen = _n_seen(shortlist, n_ranked)
-        _explore(values, n_seen, kind, a, q)
+        _explore(values, n_seen, kind, a, b, q)
         at = _position(ranked, n_ranked, item)
         propensity[slot] = _mixed(q[at] if 0 <= at < n_seen else 0.0, floor[slot], n_seen, n_left)
         taken[item] = 1
@@ -496,7 +588,9 @@ def _look_up(scores: F32, state: U8, slate: I32, kind: int, a: float, shortlist:
 
 
 @_kernel
-def _list_slot(scores: F32, state: U8, drawn: I32, kind: int, a: float, shortlist: int, phi: float) -> tuple[F64, int]:
+def _list_slot(
+    scores: F32, state: U8, drawn: I32, kind: int, a: float, b: float, shortlist: int, phi: float
+) -> tuple[F64, int]:
     n = len(scores)
     probabilities = np.zeros(n, np.float64)
     if not _is_phi(phi):
@@ -518,7 +612,7 @@ def _list_slot(scores: F32, state: U8, drawn: I32, kind: int, a: float, shortlis
         n_left += state[i] < 2 and taken[i] == 0
     n_seen = _n_seen(shortlist, n_ranked)
     q = np.empty(n_ranked, np.float64)
-    _explore(values, n_seen, kind, a, q)
+    _explore(values, n_seen, kind, a, b, q)
     for i in range(n):
         if state[i] < 2 and taken[i] == 0:
             probabilities[i] = _mixed(0.0, phi, n_seen, n_left)

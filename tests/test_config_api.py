@@ -26,7 +26,7 @@ def test_a_config_is_read_whole_and_put_back_unchanged(api: Api) -> None:
     assert etag == '"1"'
     assert set(document) == {
         "explorer", "shortlist", "floor", "slots", "learning_weight", "reward", "reward_range", "signals", "evidence",
-        "reward_window_s", "default_reward",
+        "reward_window_s", "default_reward", "exploration",
     }  # fmt: skip
     reply = put(api, document, etag)
     assert (reply.status, reply.body, reply.headers["ETag"]) == (200, document, '"2"')
@@ -65,6 +65,11 @@ def test_two_who_read_the_same_version_cannot_both_replace_it(api: Api) -> None:
         ({"explorer": {"kind": "epsilon_greedy", "epsilon": 1.5}}, "epsilon"),
         ({"explorer": {"kind": "greedy", "epsilon": 0.1}}, "epsilon"),
         ({"explorer": {"kind": "softmax", "lambda": -1}}, "lambda"),
+        ({"explorer": {"kind": "softmax", "anneal_after": 0}}, "anneal_after"),
+        ({"explorer": {"kind": "epsilon_greedy", "anneal_exponent": 2}}, "anneal_exponent"),
+        ({"exploration": {"share": 0}}, "share"),
+        ({"exploration": {"share": 1.5}}, "share"),
+        ({"exploration": {"budget": 0.1}}, "budget"),
         ({"explorer": None}, "explorer"),
         ({"shortlist": 0}, "shortlist"),
         ({"floor": -0.1}, "floor"),
@@ -137,7 +142,9 @@ def test_a_signal_with_the_name_of_a_function_cannot_stand_in_the_formula(api: A
     [
         {"kind": "squarecb", "gamma_scale": 10, "gamma_exponent": 0.5},
         {"kind": "epsilon_greedy", "epsilon": 0.2},
+        {"kind": "epsilon_greedy", "anneal_after": 100, "least": 0.01},
         {"kind": "softmax", "lambda": 3},
+        {"kind": "softmax", "lambda": 3, "anneal_after": 100},
         {"kind": "greedy"},
         {"kind": "uniform"},
     ],

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             {
                 "bandit.attributes",
                 "bandit.config",
+                "bandit.exploration",
                 "bandit.explore",
                 "bandit.features",
                 "bandit.fold",

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from bandit import records
-from bandit.config import Config
+from bandit.config import Config, LiveConfig
 from bandit.errors import InvalidRequest, VersionMismatch, VersionRequired
 from bandit.records import (
     ActivateReply,
@@ -124,8 +124,16 @@ def delete_item(service: Service, http: Incoming, item_id: str) -> Answer:
 
 
 def get_config(service: Service, http: Incoming) -> Answer:
-    live = service.config()
-    return Answer(200, live.document, {"ETag": live.etag})
+    return _config(service.config())
+
+
+def _config(live: LiveConfig) -> Answer:
+    """The document as it is, so that it can be put back; what it costs is said beside it."""
+    headers = {"ETag": live.etag}
+    told = live.document.warnings()
+    if told:
+        headers["Warning"] = ", ".join(f'299 feed-bandit "{text}"' for text in told)
+    return Answer(200, live.document, headers)
 
 
 def put_config(service: Service, http: Incoming) -> Answer:
@@ -143,8 +151,7 @@ def put_config(service: Service, http: Incoming) -> Answer:
         raise VersionMismatch(
             f'If-Match {given[:80]!r} is no config version; send the ETag of GET /v1/config, such as "1"'
         ) from None
-    live = service.put_config(document, expected=expected)
-    return Answer(200, live.document, {"ETag": live.etag})
+    return _config(service.put_config(document, expected=expected))
 
 
 def model(service: Service, http: Incoming) -> Answer:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from bandit.config import EpsilonGreedy, LiveConfig, Uniform
+from bandit.config import LiveConfig
 from bandit.features import HashedFeatures
 from bandit.ranker import CALLER_ORDER
 from bandit.records import Decision
@@ -108,19 +107,8 @@ def policy_of(config: LiveConfig, decision: Decision) -> str:
 
 
 def floors_of(config: LiveConfig, decision: Decision) -> Sequence[float]:
-    """phi of each slot that the decision has."""
-    return _floors(config, decision.n_slots)[: len(decision.slots)]
-
-
-@lru_cache(maxsize=1024)
-def _floors_by(key: tuple[float, ...] | float, n_slots: int) -> tuple[float, ...]:
-    given = key if isinstance(key, tuple) else (key,)
-    return tuple(given[min(slot, len(given) - 1)] for slot in range(n_slots))
-
-
-def _floors(config: LiveConfig, n_slots: int) -> tuple[float, ...]:
-    floor = config.document.floor
-    return _floors_by(tuple(floor) if isinstance(floor, list) else floor, n_slots)
+    """phi of each slot that the decision has, as it was drawn with."""
+    return config.document.budget(decision.n_slots).floors[: len(decision.slots)]
 
 
 def _least(feeds: Feeds, n_left: I64) -> F64:
@@ -130,17 +118,19 @@ def _least(feeds: Feeds, n_left: I64) -> F64:
     and uniform ones, if all were scored and the shortlist cut nothing off.
     """
     n = len(feeds.entries)
-    share, reach = np.zeros(n), np.zeros(n)
+    share, reach, most = np.zeros(n), np.zeros(n), np.ones(n)
     for i, entry in enumerate(feeds.entries):
         decision, document = entry.decision, feeds.configs[entry.decision.config].document
         if decision.fallback is not None:
             share[i], reach[i] = CALLER_ORDER.a, np.inf
         elif decision.scored == len(entry.versions):
-            explorer = document.explorer
-            share[i] = explorer.epsilon if isinstance(explorer, EpsilonGreedy) else float(isinstance(explorer, Uniform))
+            share[i] = document.explorer.explorer(decision.n_learned).spread
             reach[i] = document.shortlist or np.inf
+        most[i] = document.budget(decision.n_slots).most
     event = event_of_slot(feeds.starts)
-    sure = np.where(n_left <= reach[event], share[event], 0.0)
+    # All but the best share what they get, limited, evenly.
+    within = np.minimum(share[event], most[event] * n_left / np.maximum(n_left - 1, 1))
+    sure = np.where(n_left <= reach[event], within, 0.0)
     least = (feeds.floor + (1.0 - feeds.floor) * sure) / n_left
     return np.asarray(np.where(n_left == 1, 1.0, least))
 
