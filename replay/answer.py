@@ -127,7 +127,7 @@ def _of_policy(policy: Policy, collected: Collected, sums: PolicySums, options: 
         spec=policy.spec,
         refused=refused,
         primary=primary.name,
-        estimates=[] if refused else _estimates(sums, options),
+        estimates=[*([] if refused else _estimates(sums, options)), *_embedded(sums, options, refused=bool(refused))],
         difference=None,
         weights=weight_summary(whole),
         checks=checks,
@@ -187,11 +187,33 @@ def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Opt
 
 
 def _estimates(sums: PolicySums, options: Options) -> list[Estimate]:
-    listed = dict.fromkeys([sums.primary, *sums.estimators])
+    listed = dict.fromkeys(each for each in (sums.primary, *sums.estimators) if each not in sums.embedded)
     found = [_estimate(sums.whole, each, options) for each in listed]
     for grid in sums.grids:
         tuned = tune(sums.whole, grid, rule=options.tune, seed=options.seed)
         found.append(_estimate(sums.whole, tuned.estimator, options, note=tuned.note))
+    return found
+
+
+def _embedded(sums: PolicySums, options: Options, *, refused: bool) -> list[Estimate]:
+    """By what candidates are like. Checks of their own: weights of embeddings may do where those of candidates do not.
+
+    :param refused: there is no answer by candidates; then only what is sound is given
+    """
+    found = []
+    for estimator, embedded in sums.embedded.items():
+        whole = embedded.sums
+        reason = diagnostics.refusal(
+            diagnostics.checks(whole, uncovered=embedded.uncovered, reward_range=whole.reward_range)
+        )
+        if reason is None:
+            note = (
+                f"worth {effective_events(whole):,.0f} events; assumes that reward depends on nothing else of a "
+                "candidate, which no interval can tell"
+            )
+            found.append(_estimate(whole, estimator, options, note=note))
+        elif not refused:
+            found.append(Estimate(estimator=estimator.name, value=estimator.value(whole), note=f"no answer: {reason}"))
     return found
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.disagreement import TEST_FOLD
+from replay.embeddings import EmbeddedSums
 from replay.errors import BadQuestion, Unsupported
-from replay.estimators import SINGLE, Estimator, terms_for
+from replay.estimators import SINGLE, Estimator, Mips, terms_for
 from replay.events import F64, I64, U8, Batch, Log, Needs, Policy, fold_of, mixed
 from replay.expectations import expectations
 from replay.policies.feed_policies import FeedPolicy
@@ -64,6 +65,7 @@ class PolicySums:
     """What was collected of one policy.
 
     :ivar whole: over all events
+    :ivar embedded: the same as far as candidates are told apart by an embedding, by estimator
     :ivar slices: by field and value
     :ivar times: over stretches of time
     :ivar unsupported: why the log cannot answer for this policy, found on the way; empty if nothing was
@@ -82,13 +84,19 @@ class PolicySums:
     ) -> None:
         self._asked = asked
         self.estimators = tuple(estimators)
+        plain = [each for each in estimators if not isinstance(each, Mips)]
         self.primary = asked.primary(with_q) if primary is None else primary
         self.with_q = with_q
         self.grids = tuple(grid for grid in asked.grids if with_q or not grid[0].needs_q)
         tuned = [term for grid in self.grids for term in tuning_terms(grid)]
-        terms = _terms([*estimators, self.primary], tuned, slates=slates)
+        terms = _terms([*plain, self.primary], tuned, slates=slates)
         self._part_terms = _terms([self.primary], slates=slates)
         self.whole = Sums(terms, reward_range=asked.reward_range)
+        self.embedded = {
+            each: EmbeddedSums(each, _terms([], slates=False), reward_range=asked.reward_range)
+            for each in estimators
+            if isinstance(each, Mips)
+        }
         self.slices: dict[str, dict[str, Sums]] = {field: {} for field in asked.slices}
         self.times = Timeline(self._part)
         self.pairs = asked.pairs
@@ -131,6 +139,7 @@ class PolicySums:
             self._asked, self.estimators, with_q=self.with_q, slates=self.whole.terms.slates, primary=self.primary
         )
         both.whole = self.whole.merge(other.whole)
+        both.embedded = {each: sums.merge(other.embedded[each]) for each, sums in self.embedded.items()}
         for field in both.slices:
             mine, theirs = self.slices[field], other.slices[field]
             for value in [*mine, *(value for value in theirs if value not in mine)]:
@@ -250,14 +259,17 @@ def check_fields(log: Log, batch: Batch, fields: Sequence[str]) -> None:
 
 def read(log: Log, policies: Sequence[Policy], asked: Asked, *, with_q: bool) -> Iterator[Batch]:
     """The batches of a log with all that the policies and the reward model want to see, read ahead."""
-    needs = [policy.needs(with_q) for policy in policies]
+    embedded = any(isinstance(each, Mips) for each in asked.estimators)
+    needs = [policy.needs(with_q or embedded) for policy in policies]
+    listed = with_q or embedded or any(need.candidates for need in needs)
     return prefetched(
         log.batches(
             Needs(
                 fields=tuple(dict.fromkeys([*asked.slices, *(name for need in needs for name in need.fields)])),
                 columns=tuple(dict.fromkeys(name for need in needs for name in need.columns)),
-                candidates=with_q or any(need.candidates for need in needs),
-                texts=with_q or any(need.texts for need in needs),
+                candidates=listed,
+                texts=with_q or embedded or any(need.texts for need in needs),
+                logged=listed,
             )
         )
     )
@@ -270,7 +282,8 @@ def _assign(
     if sums is not None and sums.unsupported:
         return
     try:
-        assignment = policy.assign(batch, pmf=q is not None)
+        embedded = any(isinstance(each, Mips) for each in asked.estimators)
+        assignment = policy.assign(batch, pmf=q is not None or embedded)
         if isinstance(batch.source, Feeds) and not isinstance(policy, FeedPolicy):
             refuse_unsupported(batch, assignment.propensity)
     except Unsupported as error:
@@ -303,6 +316,8 @@ def _assign(
             assignment.pmf, q, batch.candidates.starts, batch.chosen
         )
     sums.add(batch, columns)
+    for embedded_sums in sums.embedded.values():
+        embedded_sums.add(batch, assignment.pmf, policy.name)
     if assignment.accepted is not None:
         sums.updates = (sums.updates or 0) + int(assignment.accepted.sum())
 

@@ -10,6 +10,7 @@ from replay.estimators.base import (
     standard_error,
     terms_for,
 )
+from replay.estimators.embedded import Mips, mips
 from replay.estimators.parse import allowed, parse_estimator
 from replay.estimators.single import FAMILIES, SINGLE, family
 from replay.estimators.slates import SLATES
@@ -20,11 +21,13 @@ __all__ = [
     "SLATES",
     "Estimator",
     "Means",
+    "Mips",
     "allowed",
     "difference",
     "difference_gradient",
     "event_variance",
     "family",
+    "mips",
     "parse_estimator",
     "squares",
     "standard_error",

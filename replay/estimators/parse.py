@@ -7,6 +7,7 @@ from typing import Final
 
 from replay.errors import BadQuestion
 from replay.estimators.base import Estimator
+from replay.estimators.embedded import HOW, parse_mips
 from replay.estimators.single import FAMILIES, SINGLE, family
 from replay.estimators.slates import SLATES
 
@@ -15,11 +16,13 @@ _OTHER_NAMES: Final = {"ipw": "ips", "snipw": "snips", "sgipw": "sgips", "ipw_cl
 
 
 def parse_estimator(text: str, *, slates: bool) -> Estimator:
-    """The estimator of that name: ``snips``, ``dros(lambda=10)``.
+    """The estimator of that name: ``snips``, ``dros(lambda=10)``, ``mips(by=genre)``.
 
     :param slates: whether events have several slots
     :raises BadQuestion: no such estimator for such a log; says which there are
     """
+    if not slates and (embedded := parse_mips(text)) is not None:
+        return embedded
     match = _FORM.fullmatch(text)
     name = match[1].lower() if match else text
     name = _OTHER_NAMES.get(name, name)
@@ -41,4 +44,4 @@ def allowed(*, slates: bool) -> str:
     """Which estimators there are, in a sentence."""
     if slates:
         return f"there are {', '.join(SLATES)}"
-    return f"there are {', '.join(SINGLE)}, and with (lambda=NUMBER) {', '.join(FAMILIES)}"
+    return f"there are {', '.join(SINGLE)}, and with (lambda=NUMBER) {', '.join(FAMILIES)}; {HOW}"

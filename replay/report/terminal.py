@@ -85,9 +85,12 @@ def _others(evaluation: Evaluation) -> list[str]:
     """All other estimators, side by side with the one that the verdict is from."""
     lines: list[str] = []
     for policy in evaluation.policies:
-        if policy.refused is not None or len(policy.estimates) < 2:
+        if len(policy.estimates) < (2 if policy.refused is None else 1):
             continue
-        lines += ["", *_wrapped(f"{policy.name}, by every estimator (the verdict is from {policy.primary}):")]
+        told = f"by every estimator (the verdict is from {policy.primary})"
+        if policy.refused is not None:
+            told = "no verdict, but by what candidates are like"
+        lines += ["", *_wrapped(f"{policy.name}, {told}:")]
         for each in policy.estimates[:MOST_ESTIMATES]:
             digits = words.places(words.width(each.interval, each.value))
             span = words.span(each.interval, digits) if each.interval is not None else ""
