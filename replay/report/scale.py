@@ -78,7 +78,10 @@ def around(values: Iterable[float], spans: Iterable[tuple[float, float]], *, roo
         usual = 2.5 * float(np.median([top - bottom for bottom, top in ends]))
         low = min(low, max(min(bottom for bottom, _ in ends), low - usual))
         high = max(high, min(max(top for _, top in ends), high + usual))
-    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
-        room, low, high = 0.0, low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+    reach = max(abs(low), abs(high))
+    if high - low <= 1e-12 * max(reach, 1e-300):
+        # Halves of the least floats are 0: what is as small as they is drawn as 0 is.
+        half = reach / 2 if reach > 1e-300 else 0.5
+        room, low, high = 0.0, low - half, high + half
     pad = room * (high - low)
     return Linear(low - pad, high + pad)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +117,8 @@ def test_ticks_lie_on_the_axis_and_are_few(low, span, most):
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8),
     st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e6)), max_size=8),
 )
+@hypothesis.example([5e-324], [])
+@hypothesis.example([0.0, 1e-310], [(0.0, 1e-310)])
 def test_a_scale_holds_every_value(values, spans):
     made = scale.around(values, [(low, low + span) for low, span in spans])
     assert made.low < made.high
