@@ -16,6 +16,8 @@ from replay.events import Log, Policy
 from replay.intervals import interval
 from replay.intervals.bounds import identification_bounds
 from replay.intervals.sequence import sequence
+from replay.redraws import FEWEST as FEWEST_REDRAWS
+from replay.redraws import REDRAWS, is_redrawn
 from replay.results import Check, Difference, Estimate, Evaluation, Interval, LogSummary, Part, PolicyAnswer
 from replay.shrinkage import Shrunk
 from replay.sums import Sums
@@ -37,7 +39,9 @@ class Options:
     :ivar looks: also give sequences that hold at every look
     :ivar assumptions: test what the estimators of feeds assume, on a fifth of the viewers, which the rest does without
     :ivar tune: rule by which lambda is chosen for families that are asked for without one
-    :ivar seed: of the reward model's sample and of bootstraps
+    :ivar redraws: how often a placement is drawn again where estimators need its marginal probability, the log has it
+        given the slots above, and it cannot be enumerated
+    :ivar seed: of the reward model's sample, of bootstraps and of re-draws
     """
 
     estimators: tuple[str, ...] = ()
@@ -50,6 +54,7 @@ class Options:
     looks: bool = True
     assumptions: bool = False
     tune: str = "prior"
+    redraws: int = REDRAWS
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,6 +62,8 @@ class Options:
             raise BadQuestion(f"there is no rule {self.tune!r} to choose lambda by; there are {', '.join(RULES)}")
         if not 0 < self.alpha < 1:
             raise BadQuestion(f"alpha {self.alpha} is no chance of being wrong; give one between 0 and 1, such as .05")
+        if self.redraws < FEWEST_REDRAWS:
+            raise BadQuestion(f"{self.redraws} re-draws tell no error of their own; ask for {FEWEST_REDRAWS} or more")
         if self.weight_bound is not None and not self.weight_bound >= 1:
             raise BadQuestion(f"weight bound {self.weight_bound} cannot be: weights average 1, so it is at least 1")
         if self.reward_range is not None and not self.reward_range[0] < self.reward_range[1]:
@@ -188,7 +195,7 @@ def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Opt
 
 def _estimates(sums: PolicySums, options: Options) -> list[Estimate]:
     listed = dict.fromkeys(each for each in (sums.primary, *sums.estimators) if each not in sums.embedded)
-    found = [_estimate(sums.whole, each, options) for each in listed]
+    found = [_redrawn(_estimate(sums.whole, each, options), each, sums, options) for each in listed]
     for grid in sums.grids:
         tuned = tune(sums.whole, grid, rule=options.tune, seed=options.seed)
         found.append(_estimate(sums.whole, tuned.estimator, options, note=tuned.note))
@@ -234,6 +241,14 @@ def _estimate(sums: Sums, estimator: Estimator, options: Options, note: str = ""
         interval=_interval(sums, estimator, options),
         note=note,
     )
+
+
+def _redrawn(estimate: Estimate, estimator: Estimator, sums: PolicySums, options: Options) -> Estimate:
+    """With what drawing policies again has added to its error, if they were."""
+    if sums.noise is not None and is_redrawn(estimator):
+        estimate.monte_carlo = sums.noise.error(estimator, sums.whole)
+        estimate.note = sums.noise.note(estimator, sums.whole, options.redraws)
+    return estimate
 
 
 def _interval(sums: Sums, estimator: Estimator, options: Options, *, difference: bool = False) -> Interval:

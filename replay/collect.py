@@ -21,6 +21,7 @@ from replay.policies.feed_policies import FeedPolicy
 from replay.policies.feed_support import refuse_unsupported
 from replay.prefetch import prefetched
 from replay.readers.service_feeds import Feeds
+from replay.redraws import REDRAWS, Noise, Redraws, Weights, is_redrawn
 from replay.sums import SLICE_BUCKETS, Sums
 from replay.terms import Term, TermSet
 from replay.timeline import Timeline
@@ -50,6 +51,8 @@ class Asked(NamedTuple):
     :param pairs: estimators to test against each other, on the viewers of one fold, which all else then does without:
         (assumes more, assumes less, what is assumed)
     :param weight_bound: no weight can be larger: the caller knows; None to go by what the policies know
+    :param redraws, seed: of the logged policy and the target, where estimators need marginal probabilities of a log
+        that has them given the slots above
     """
 
     estimators: tuple[Estimator, ...]
@@ -59,6 +62,14 @@ class Asked(NamedTuple):
     pairs: tuple[tuple[Estimator, Estimator, str], ...] = ()
     weight_bound: float | None = None
     reward_range: tuple[float, float] | None = None
+    redraws: int = REDRAWS
+    seed: int = 0
+
+    @property
+    def redrawn(self) -> tuple[Estimator, ...]:
+        """Those that need more than weights given the slots above."""
+        every = [*self.estimators, *(each for more, less, _ in self.pairs for each in (more, less))]
+        return tuple(dict.fromkeys(each for each in every if is_redrawn(each)))
 
 
 class PolicySums:
@@ -71,6 +82,7 @@ class PolicySums:
     :ivar unsupported: why the log cannot answer for this policy, found on the way; empty if nothing was
     :ivar tested: over the viewers that are kept apart for tests of assumptions; None if none are
     :ivar updates: how often a policy that learns along the log has learned; None of others
+    :ivar noise: what re-draws add; None where nothing was drawn again
     """
 
     def __init__(
@@ -103,6 +115,7 @@ class PolicySums:
         pairs = [each for more, less, _ in asked.pairs for each in (more, less)]
         self.tested = Sums(terms_for(pairs, slates=True), table=False, top=1) if pairs else None
         self.updates: int | None = None
+        self.noise: Noise | None = None
         self.unsupported = ""
 
     def _part(self) -> Sums:
@@ -110,8 +123,11 @@ class PolicySums:
             self._part_terms, reward_range=self._asked.reward_range, n_buckets=SLICE_BUCKETS, table=False, top=1
         )
 
-    def add(self, batch: Batch, columns: dict[str, Any]) -> None:
-        """Add a batch to the whole and to every part."""
+    def add(self, batch: Batch, columns: dict[str, Any], given: Weights | None = None) -> None:
+        """Add a batch to the whole and to every part.
+
+        :param given: weights from re-draws
+        """
         rows = None
         if self.tested is not None:
             apart = fold_of(batch.viewer) == TEST_FOLD
@@ -120,6 +136,9 @@ class PolicySums:
             if len(rows) == 0:
                 return
         self.whole.add(batch, **columns, rows=rows)
+        if given is not None:
+            self.noise = self.noise or Noise([each for each in self.estimators if is_redrawn(each)])
+            self.noise.add(batch, columns["weight"], given, rows)
         for field, values in self.slices.items():
             for value, some in _groups(batch.fields[field], rows):
                 name = value if value in values or len(values) < MOST_VALUES else REST
@@ -150,6 +169,8 @@ class PolicySums:
             both.tested = self.tested.merge(other.tested)
         if self.updates is not None and other.updates is not None:
             both.updates = self.updates + other.updates
+        if self.noise is not None and other.noise is not None:
+            both.noise = self.noise.merge(other.noise)
         return both
 
 
@@ -234,14 +255,22 @@ def collect(
     :raises BadLog, BadPolicy, BadQuestion: as the log, the policies and the sums say
     """
     collected = Collected(slates=slates)
-    for batch in read(log, policies, asked, with_q=model is not None):
-        if collected.events == 0:
-            check_fields(log, batch, asked.slices)
-        collected.see(batch, asked)
-        q = None if model is None or batch.candidates is None else model.predict(batch)
-        for policy in policies:
-            _assign(collected, policy, batch, asked, q, log_marginals=log.marginals)
-        progress(log.done(), log.size())
+    redraws = None
+    if asked.redrawn and not log.marginals:
+        redraws = Redraws(log, policies, asked.redrawn, n=asked.redraws, seed=asked.seed)
+    try:
+        for batch in read(log, policies, asked, with_q=model is not None):
+            if collected.events == 0:
+                check_fields(log, batch, asked.slices)
+            collected.see(batch, asked)
+            q = None if model is None or batch.candidates is None else model.predict(batch)
+            given = {} if redraws is None else redraws.weights(batch)
+            for policy in policies:
+                _assign(collected, policy, batch, asked, q, given.get(policy.name), log_marginals=log.marginals)
+            progress(log.done(), log.size())
+    finally:
+        if redraws is not None:
+            redraws.close()
     return collected
 
 
@@ -276,7 +305,14 @@ def read(log: Log, policies: Sequence[Policy], asked: Asked, *, with_q: bool) ->
 
 
 def _assign(
-    collected: Collected, policy: Policy, batch: Batch, asked: Asked, q: F64 | None, *, log_marginals: bool
+    collected: Collected,
+    policy: Policy,
+    batch: Batch,
+    asked: Asked,
+    q: F64 | None,
+    given: Weights | None,
+    *,
+    log_marginals: bool,
 ) -> None:
     sums = collected.policies.get(policy.name)
     if sums is not None and sums.unsupported:
@@ -306,16 +342,17 @@ def _assign(
     }
     if log_marginals:
         columns["marginal_weight"] = columns["weight"]
+    if given is not None:
+        columns["marginal_weight"] = given.marginal[0]
+        columns["pseudo_weight"] = None if given.pseudo is None else given.pseudo[0]
     if sums.with_q:
         if q is None or assignment.pmf is None or batch.candidates is None:
             raise BadQuestion(
                 f"{policy.name} has probabilities of all candidates for the log's first events but not for the "
                 f"event at {batch.place[0]}; evaluate it without a reward model"
             )
-        columns["q_chosen"], columns["dm"] = expectations(
-            assignment.pmf, q, batch.candidates.starts, batch.chosen
-        )
-    sums.add(batch, columns)
+        columns["q_chosen"], columns["dm"] = expectations(assignment.pmf, q, batch.candidates.starts, batch.chosen)
+    sums.add(batch, columns, given)
     for embedded_sums in sums.embedded.values():
         embedded_sums.add(batch, assignment.pmf, policy.name)
     if assignment.accepted is not None:

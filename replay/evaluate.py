@@ -13,6 +13,7 @@ from bandit.errors import BanditError
 from replay.errors import BadQuestion
 from replay.evaluation import evaluate
 from replay.progress import Progress
+from replay.redraws import REDRAWS
 from replay.report.page import render
 from replay.report.terminal import table
 
@@ -45,6 +46,9 @@ def add_parser(subparsers: Any) -> None:
     add("--reward-range", metavar=("LOW", "HIGH"), type=float, nargs=2, help="of an event, if the log does not say")
     add("--after", metavar="POSITION", type=int, help="of a service's log, only decisions after this position")
     add("--test-assumptions", action="store_true", help="test what estimators of feeds assume, on a fifth of viewers")
+    add("--redraws", metavar="N", type=int, default=REDRAWS,
+        help="of the policies for iips and pi on a service's log, where marginals are too many to enumerate "
+        "(default: %(default)s)")  # fmt: skip
     add("--kind", choices=("service", "dsjson", "parquet", "obd"), help="of the log (default: found out)")
     add("--on-broken", choices=("skip", "fail"), default="skip", help="a line that cannot be read (default: skip)")
     add("--seed", metavar="S", type=int, default=0, help="of samples and bootstraps (default: %(default)s)")
@@ -75,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
                 weight_bound=arguments.weight_bound,
                 reward_range=None if arguments.reward_range is None else tuple(arguments.reward_range),
                 assumptions=arguments.test_assumptions,
+                redraws=arguments.redraws,
                 seed=arguments.seed,
             )
         if arguments.html is not None:

@@ -118,10 +118,19 @@ def wanted(log: Log, options: Options, *, slates: bool) -> Asked:
         grids=tuple(grid(name) for name in grids),
         primary=primary,
         slices=options.slices,
-        pairs=tuple(disagreement.pairs_for(marginals=log.marginals)) if slates and options.assumptions else (),
+        pairs=_pairs(log, options) if slates and options.assumptions else (),
         weight_bound=options.weight_bound,
         reward_range=options.reward_range or log.reward_range,
+        redraws=options.redraws,
+        seed=options.seed,
     )
+
+
+def _pairs(log: Log, options: Options) -> tuple[tuple[Estimator, Estimator, str], ...]:
+    """What is assumed by the log's propensities; and if they are drawn again for an estimator, by that too."""
+    every = disagreement.pairs_for(marginals=True)
+    plain = disagreement.pairs_for(marginals=log.marginals)
+    return tuple(pair for pair in every if pair in plain or pair[0].name in options.estimators)
 
 
 def _estimator(name: str, *, slates: bool) -> Estimator:

@@ -22,6 +22,8 @@ class Estimate(Struct, omit_defaults=True):
     :param estimator: its name, with a tuned parameter written out: ``dros(lambda=10)``
     :param se: standard error, over viewers; None where there is none to give
     :param note: what was chosen and how, what was assumed
+    :param monte_carlo: how much of ``se`` is from drawing policies again: the error over other re-draws of this log,
+        contained in ``se`` and so in the interval; None where nothing had to be drawn again
     """
 
     estimator: str
@@ -29,6 +31,7 @@ class Estimate(Struct, omit_defaults=True):
     se: float | None = None
     interval: Interval | None = None
     note: str = ""
+    monte_carlo: float | None = None
 
 
 Verdict = Literal["better", "worse", "undecided"]

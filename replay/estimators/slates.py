@@ -95,15 +95,15 @@ CASCADE_DR: Final = Estimator(
     source="Kiyohara et al. 2022: Doubly robust off-policy evaluation for ranking policies under the cascade model",
 )  # fmt: skip
 IIPS: Final = Estimator(
-    "iips", partial(_mean, "iips"), (Term("iips"),), slates=True,
+    "iips", partial(_mean, "iips"), (Term("iips"),), slots=("m",), slates=True,
     source="E[sum_k m_k r_k]; what a slot earns depends on it alone. " + _IIPS,
 )  # fmt: skip
 SNIIPS: Final = Estimator(
     "sniips", partial(_by_slot, "m", "sniips"), slots=("m", "mr"), slates=True, source="iips, self-normalised. " + _IIPS
 )
 PI: Final = Estimator(
-    "pi", partial(_mean, "pi"), (Term("pi"),), slates=True,
-    source="E[v y], v = sum_k m_k - L + 1 for a factored logging policy; slots add up. " + _PI,
+    "pi", partial(_mean, "pi"), (Term("pi"), Term("piw")), slates=True,
+    source="E[v y], v = sum_k m_k - L + 1 for a factored logging policy, else q' Gamma^+ 1_s; slots add up. " + _PI,
 )  # fmt: skip
 WPI: Final = Estimator(
     "wpi",

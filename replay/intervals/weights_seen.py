@@ -38,7 +38,7 @@ class WeightsSeen:
         self._sums = sums
         self._slates = sums.terms.slates
         self._buckets: F64 = sums.buckets[sums.buckets[:, 0] > 0]
-        names = [f"w@{k}" for k in range(1, sums.n_slots + 1)] if self._slates else ["w"]
+        names = _weights_of(estimator, sums.n_slots) if self._slates else ["w"]
         self._by_slot: F64 = self._buckets[:, [sums.index(name) for name in names]]
         self._cells: tuple[F64, F64] | None = None
         if not self._slates and sums.weights.faithful:
@@ -137,6 +137,14 @@ class WeightsSeen:
         if apart:
             column = np.maximum(column - 2.0 * self._by_slot[:, 0] + self._buckets[:, 0], 0.0)
         return column
+
+
+def _weights_of(estimator: Estimator | None, n_slots: int) -> list[str]:
+    """Terms of the weights that an estimator of slates multiplies rewards with: of each slot, or of the event."""
+    if estimator is not None and estimator.needs_pseudo_inverse:
+        return ["piw"]
+    kind = "m" if estimator is not None and estimator.needs_marginals else "w"
+    return [f"{kind}@{k}" for k in range(1, n_slots + 1)]
 
 
 def shaped(estimator: Estimator, weight: F64) -> F64:

@@ -45,20 +45,36 @@ class Draw(NamedTuple):
 
     def propensity(self) -> F64:
         """Shape (slots,): how likely what was shown is at each slot, given the slots above."""
+        return self.of_list(self.at)
+
+    def of_list(self, at: I32) -> F64:
+        """Shape (len(at),): :meth:`propensity` of another list, or of the top of one."""
         return slate_propensity(
-            self.scores, self.state, self.at, explorer=self.explorer, shortlist=self.shortlist, floor=self.floor
+            self.scores, self.state, at, explorer=self.explorer, shortlist=self.shortlist, floor=self.floor
         )
 
     def pmf(self, slot: int) -> F64:
         """Shape (n,): how likely every candidate is at a slot, given what was shown above it."""
+        return self.after(self.at[:slot], slot)
+
+    def after(self, above: I32, slot: int) -> F64:
+        """Shape (n,): how likely every candidate is at a slot, given these above it, in any order."""
         return slot_probabilities(
             self.scores,
             self.state,
-            self.at[:slot],
+            above,
             slot=slot,
             explorer=self.explorer,
             shortlist=self.shortlist,
             floor=self.floor,
+        )
+
+    def same_as(self, other: Draw) -> bool:
+        """Whether both draw every list with the same probability, by all that settles it."""
+        return (
+            (self.explorer, self.shortlist) == (other.explorer, other.shortlist)
+            and np.array_equal(self.scores, other.scores)
+            and np.array_equal(self.floor, other.floor)
         )
 
     def fill(self, out: F64) -> None:

@@ -112,6 +112,11 @@ def logged_draw(feeds: Feeds, i: int, history: History) -> Draw:
     return Draw.of(feeds, i, scores, explorer, document.shortlist or 0, feeds.floor)
 
 
+def uniform_draw(feeds: Feeds, i: int) -> Draw:
+    """All that is eligible alike, slot after slot."""
+    return Draw.of(feeds, i, caller_scores(feeds, i), CALLER_ORDER, 0, np.ones(len(feeds.floor)))
+
+
 def caller_scores(feeds: Feeds, i: int) -> NDArray[np.float32]:
     """Scores that stand for the caller's own order."""
     return -np.arange(feeds.of[i + 1] - feeds.of[i], dtype=np.float32)
