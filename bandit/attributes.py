@@ -94,16 +94,25 @@ def attributes_of_item(item_id: str, features: bytes) -> ItemAttributes:
         return ItemAttributes(item, item, 0, 0, 0, 0.0, ())
     named = _named(features)
     tags = named.tags if isinstance(named.tags, list) else ()
-    length = named.length_s if isinstance(named.length_s, int | float) else 0.0
     return ItemAttributes(
         item=item,
         identity=_key("group", named.group) or item,
         creator=_key("creator", named.creator),
         sound=_key("sound", named.sound),
         language=_key("language", named.language),
-        length_s=float(length) if 0.0 < length <= MAX_LENGTH_S else 0.0,
+        length_s=_length_s(named),
         tags=tuple(dict.fromkeys(_kept_key_of("tag", tag) for tag in tags if isinstance(tag, str) and tag))[:MAX_TAGS],
     )
+
+
+def length_of(features: bytes) -> float:
+    """`length_s` of an item by its features text (JSON that was checked before), in seconds; 0 if not given."""
+    return _length_s(_named(features)) if len(features) > 2 else 0.0
+
+
+def _length_s(named: _Named) -> float:
+    length = named.length_s if isinstance(named.length_s, int | float) else 0.0
+    return float(length) if 0.0 < length <= MAX_LENGTH_S else 0.0
 
 
 def _key(role: str, value: Any) -> int:

@@ -16,8 +16,10 @@ from bandit.errors import InvalidConfig, InvalidSetting, UnsupportedArgument
 from bandit.exploration import Budget, Exploration, annealed, budget_of, warnings_of
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from bandit.model_args import ModelArgs
+from bandit.presets import DEFAULT, resolved
 from bandit.records import MAX_SLOTS
 from bandit.reward import Formula
+from bandit.signals import DERIVED, WATCHED, Watch, WatchTable, faults_of
 
 # ---------------------------------------------------------------- explorers
 
@@ -132,6 +134,8 @@ class Config(Struct, forbid_unknown_fields=True):
 
     `floor` is the share of each slot's draw that is uniform over all eligible candidates, one number or
     one for each slot (the last holds for the rest). With 0, replay must refuse targets that differ there.
+    `reward` is a formula over the signals and what is worked out from them (`watch`, `completion`, `rewatch`,
+    `length_s`), or `preset:NAME`, which is stored as its formula.
     """
 
     explorer: ExplorerConfig = msgspec.field(default_factory=SquareCB)
@@ -139,9 +143,7 @@ class Config(Struct, forbid_unknown_fields=True):
     floor: Phi | Annotated[list[Phi], Meta(min_length=1, max_length=MAX_SLOTS)] = 0.05
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] = 10
     learning_weight: ConstantWeight | IpsWeight = msgspec.field(default_factory=ConstantWeight)
-    reward: Annotated[str, Meta(min_length=1, max_length=1_000)] = (
-        "min(watch_s, 60) / 60 + like + 2 * share + 2 * follow + comment - skip / 2 - 2 * not_interested - 3 * report"
-    )
+    reward: Annotated[str, Meta(min_length=1, max_length=1_000)] = DEFAULT
     reward_range: tuple[float, float] = (-10.0, 10.0)
     signals: Annotated[dict[SignalName, Signal], Meta(max_length=64)] = msgspec.field(
         default_factory=lambda: {
@@ -159,6 +161,11 @@ class Config(Struct, forbid_unknown_fields=True):
     reward_window_s: Annotated[float, Meta(ge=0.1, le=30 * 86_400)] = 600.0
     default_reward: float = 0.0
     exploration: Exploration = msgspec.field(default_factory=Exploration)
+    watch: WatchTable = msgspec.field(default_factory=WatchTable)
+
+    def __post_init__(self) -> None:
+        # Here, so that no config exists, and none is stored, whose reward another release could read otherwise.
+        self.reward = resolved(self.reward)
 
     def floors(self, n_slots: int) -> list[float]:
         """phi of each slot as configured, shape (n_slots,); what is drawn with is in :meth:`budget`."""
@@ -181,9 +188,13 @@ def check_config(config: Config) -> Formula:
     """
     faults = []
     formula = Formula(config.reward)
-    unknown = sorted(formula.names - config.signals.keys())
+    unknown = sorted(formula.names - config.signals.keys() - DERIVED.keys())
     if unknown:
         faults.append(f"reward uses {', '.join(unknown)}, which signals does not list; add it there")
+    derived = sorted(formula.names & DERIVED.keys() - config.signals.keys())
+    if derived and WATCHED not in config.signals:
+        faults.append(f"reward uses {', '.join(derived)}, worked out from {WATCHED}, which signals does not list")
+    faults += faults_of(config.watch)
     low, high = config.reward_range
     if not -1e6 <= low < high <= 1e6:
         faults.append(f"reward_range is [{low}, {high}]; it must rise, within -1e6 to 1e6")
@@ -204,6 +215,10 @@ class LiveConfig:
     @cached_property
     def formula(self) -> Formula:
         return check_config(self.document)
+
+    @cached_property
+    def watch(self) -> Watch:
+        return Watch(self.document.watch)
 
     @property
     def etag(self) -> str:

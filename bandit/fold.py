@@ -18,6 +18,7 @@ import msgspec
 from bandit.config import LiveConfig
 from bandit.records import ActivateRequest, Decision, Feedback
 from bandit.reward import combine
+from bandit.signals import LengthsOf, no_lengths, worth
 
 
 class Record(NamedTuple):
@@ -119,7 +120,8 @@ class _Header(msgspec.Struct):
     deferred: bool = False
 
 
-RewardOf = Callable[[Mapping[str, float], float | None, LiveConfig], float | None]
+#: (combined signals, explicit reward, the decision's config, length of the item version in seconds or 0) to a reward.
+RewardOf = Callable[[Mapping[str, float], float | None, LiveConfig, float], float | None]
 
 _header = msgspec.json.Decoder(_Header).decode
 _decision = msgspec.json.Decoder(Decision).decode
@@ -133,7 +135,9 @@ class Fold:
     :param configs: config versions of the log before the record at hand, and none after it: the newest of them
         is in force. The caller adds each as its record comes
     :param payload_at: payload of the decision at a position, read again only when a slot of it is closed
-    :param reward_of: reward of a seen slot by its combined signals, its explicit reward and the decision's config
+    :param lengths_of: lengths of item versions, for rewards that ask for them
+    :param reward_of: reward of a seen slot by its combined signals, its explicit reward, the decision's config and
+        the length of its item
     :param on_close: told of every decision whose window ends, before the record that ended it returns its lessons
     """
 
@@ -142,11 +146,13 @@ class Fold:
         configs: Mapping[int, LiveConfig],
         payload_at: Callable[[int], bytes],
         *,
+        lengths_of: LengthsOf = no_lengths,
         reward_of: RewardOf | None = None,
         on_close: Callable[[Joined], None] | None = None,
     ) -> None:
         self._configs = configs
         self._payload_at = payload_at
+        self._lengths_of = lengths_of
         self._reward_of = reward_of or configured_reward
         self._on_close = on_close
         self._open: dict[str, _Open] = {}
@@ -323,6 +329,7 @@ class Fold:
     def _lessons(self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None) -> Iterator[Lesson]:
         config = self._configs[decision.config]
         evidences = self._evidence(decision, stored, config, cascade=only is None)
+        lengths = self._lengths_of([slot.version for slot in stored.slots])
         for index, (slot, evidence) in enumerate(zip(stored.slots, evidences, strict=True)):
             if only is not None and slot.id not in only:
                 continue
@@ -340,7 +347,7 @@ class Fold:
                 status = "unseen"
             else:
                 signals, explicit = (state.signals, state.reward) if state is not None else ({}, None)
-                reward = self._reward_of(signals, explicit, config)
+                reward = self._reward_of(signals, explicit, config, lengths[index])
                 status = "undefined_reward" if reward is None else "learned"
             if status == "learned":
                 weight = config.document.learning_weight.weight_of(slot.propensity)
@@ -349,6 +356,8 @@ class Fold:
                 decision.taught.add(index)
             if only is None or status == "learned":
                 self.counts[status] += 1
+                if status == "learned":
+                    self.counts[f"evidence {evidence}"] += 1
             yield Lesson(
                 decision_pos=decision.pos,
                 slot=index,
@@ -392,7 +401,9 @@ class Fold:
         return found
 
 
-def configured_reward(signals: Mapping[str, float], explicit: float | None, config: LiveConfig) -> float | None:
+def configured_reward(
+    signals: Mapping[str, float], explicit: float | None, config: LiveConfig, length_s: float
+) -> float | None:
     """Reward of a seen slot as served: the explicit one, else the formula's, else (no signal) the default.
 
     :returns: within the config's reward range; None where the formula has no value
@@ -402,5 +413,5 @@ def configured_reward(signals: Mapping[str, float], explicit: float | None, conf
         return min(max(explicit, low), high)
     if not signals:
         return config.document.default_reward
-    reward = config.formula(signals)
+    reward = worth(config.formula, signals, length_s, config.watch, own=config.document.signals)
     return None if reward is None else min(max(reward, low), high)

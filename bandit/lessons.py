@@ -8,6 +8,7 @@ from bandit import records
 from bandit.features import resolve_item
 from bandit.fold import Fold, Lesson, Record
 from bandit.learner import Learner
+from bandit.signals import Lengths
 from bandit.store.configs import read_config
 from bandit.store.items import versions
 from bandit.store.log import EventLog, LogRow
@@ -84,7 +85,7 @@ class Course:
         # Only those that were there: what a record does must not depend on a config that came after it.
         before = [row for row in log.read_kinds(["config"]) if row.pos < reads_from]
         self._configs = {live.version: live for live in map(read_config, (row.payload for row in before))}
-        self.fold = Fold(self._configs, log.payload_at)
+        self.fold = Fold(self._configs, log.payload_at, lengths_of=Lengths(lambda numbers: versions(log, numbers)))
         self.position = reads_from - 1
         while self.position < position:
             rows = log.read(self.position, min(READ_AT_ONCE, position - self.position))

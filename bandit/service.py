@@ -29,6 +29,7 @@ from bandit.records import (
     ModelReply,
     SlotStory,
 )
+from bandit.signals import LENGTH
 from bandit.store.configs import append_config
 from bandit.store.data import DataDirectory
 from bandit.store.events import (
@@ -84,7 +85,8 @@ class Service:
         document = self.ranker.config.document
         low, high = document.reward_range
         for item in feedback.items:
-            unknown = sorted(item.signals.keys() - document.signals.keys())
+            # The length of a video is a fact about it, not an outcome: no config need list it.
+            unknown = sorted(item.signals.keys() - document.signals.keys() - {LENGTH})
             if unknown:
                 raise InvalidRequest(
                     f"{where}: item {item.id!r} has the signal {unknown[0]!r}, which the config does not list, only "

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from bandit.config import Settings
 from bandit.service import Service
+from bandit.signals import Watch, WatchTable
 from bandit.store.data import DataDirectory
 from bandit.trainer import Trainer
 from bandit.web.app import create_app
@@ -26,6 +27,12 @@ if not os.environ.get("CI"):  # There Hypothesis brings a profile of its own: th
     settings.load_profile("here")
 
 _GRACE_S = 2.0
+
+
+def watch_worth(seconds: float) -> float:
+    """What the default formula makes of `watch_s` alone, of an item whose length nobody said."""
+    table = WatchTable()
+    return Watch(table).position(seconds, table.typical_s)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Api, Loop
+from tests.conftest import Api, Loop, watch_worth
 from tests.service import RunningService
 
 
@@ -94,7 +94,7 @@ def test_late_feedback_is_kept_but_not_joined(api: Api, loop: Loop) -> None:
     assert send(api, event_id, {"id": ids[0], "signals": {"share": 1}, "seen": True})[1]["status"] == "late"
     loop.end_windows()
     story = api.call("GET", f"/v1/events/{event_id}").body
-    assert story["slots"][0]["reward"] == 1.0
+    assert story["slots"][0]["reward"] == watch_worth(60)
     assert [one["late"] for one in story["follow_ups"]] == [False, True]
 
 
@@ -113,7 +113,7 @@ def test_feedback_before_its_decision_is_joined_when_that_comes(api: Api, loop: 
     rank(api, "a", event_id="e1")
     loop.end_windows()
     slot = slots_of(api, "e1")[0]
-    assert (slot["status"], slot["reward"], slot["evidence"]) == ("learned", 0.5, "signal:watch_s")
+    assert (slot["status"], slot["reward"], slot["evidence"]) == ("learned", watch_worth(30), "signal:watch_s")
 
 
 def test_feedback_whose_decision_comes_after_a_window_is_not_joined(api: Api, loop: Loop) -> None:
@@ -200,7 +200,7 @@ def test_final_feedback_teaches_at_once_and_only_once(api: Api, loop: Loop) -> N
     assert slots_of(api, event_id)[0]["status"] == "learned"
     send(api, event_id, {"id": ids[0], "signals": {"watch_s": 60, "share": 1}, "final": True})
     loop.end_windows()
-    assert slots_of(api, event_id)[0]["reward"] == 1.0
+    assert slots_of(api, event_id)[0]["reward"] == watch_worth(60)
     assert api.call("GET", "/v1/model").body["learned_slots"] == 1
 
 

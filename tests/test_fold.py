@@ -18,6 +18,7 @@ from bandit.records import ActivateRequest, Decision, Feedback, ItemFeedback, Sl
 from bandit.store.configs import ConfigRecord, read_config
 
 START = 1_000.0
+REWARD = "min(watch_s, 60) / 60 + like + comment"
 
 
 class Story:
@@ -39,7 +40,8 @@ class Story:
 
     def config(self, **config: Any) -> int:
         self.n_configs += 1
-        return self._add("config", ConfigRecord(self.n_configs, Config(**{"reward_window_s": 10.0, **config})))
+        document = Config(**{"reward_window_s": 10.0, "reward": REWARD, **config})
+        return self._add("config", ConfigRecord(self.n_configs, document))
 
     def decide(self, event_id: str, ids: str = "abc", *, deferred: bool = False, config: int = 0) -> int:
         slots = [Slot(item, 1 + ord(item), 1 / (2 + place), 0.5, False) for place, item in enumerate(ids)]
@@ -572,14 +574,20 @@ def test_rewards_can_be_worked_out_otherwise() -> None:
     story.tick()
     asked: list[Any] = []
 
-    def reward_of(signals: Any, explicit: float | None, config: LiveConfig) -> float | None:
-        asked.append((dict(signals), explicit, config.version))
+    def reward_of(signals: Any, explicit: float | None, config: LiveConfig, length_s: float) -> float | None:
+        asked.append((dict(signals), explicit, config.version, length_s))
         return None if not signals else 7.0
 
     running = story.fold()
-    running.fold = Fold(running.configs, story.payload_at, reward_of=reward_of)
+    lengths = {1 + ord("a"): 8.0, 1 + ord("b"): 9.0}
+    running.fold = Fold(
+        running.configs,
+        story.payload_at,
+        lengths_of=lambda numbers: [lengths.get(number, 0.0) for number in numbers],
+        reward_of=reward_of,
+    )
     lessons = running.to(len(story.records))
-    assert asked == [({"watch_s": 30.0}, None, 1), ({"like": 1.0}, 0.5, 1), ({}, None, 1)]
+    assert asked == [({"watch_s": 30.0}, None, 1, 8.0), ({"like": 1.0}, 0.5, 1, 9.0), ({}, None, 1, 0.0)]
     assert [(one.status, one.reward) for one in lessons] == [
         ("learned", 7.0), ("learned", 7.0), ("undefined_reward", None),
     ]  # fmt: skip

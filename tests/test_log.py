@@ -34,7 +34,7 @@ from bandit.records import (
 )
 from bandit.store import log as log_module
 from bandit.store.log import EventLog, Txn
-from tests.conftest import Clock, Loop
+from tests.conftest import Clock, Loop, watch_worth
 
 
 @pytest.fixture
@@ -557,7 +557,9 @@ def test_slots_read_with_what_became_of_them(told: Loop) -> None:
     assert rows[0]["propensity"] == pytest.approx(1 / 3)
     assert rows[1]["propensity"] == pytest.approx(1 / 2)
     assert [row["score"] for row in rows] == [0.0, 0.0]
-    assert (rows[0]["status"], rows[0]["evidence"], rows[0]["reward"]) == ("learned", "signal:watch_s", 1.5)
+    assert (rows[0]["status"], rows[0]["evidence"], rows[0]["reward"]) == (
+        "learned", "signal:watch_s", 1 + watch_worth(30),
+    )  # fmt: skip
     assert (rows[1]["status"], rows[1]["reward"]) == ("unseen", None)
 
 

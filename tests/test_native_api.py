@@ -13,7 +13,7 @@ from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.store.events import find_decision
 from bandit.web.app import create_app
-from tests.conftest import Api, Clock, Loop
+from tests.conftest import Api, Clock, Loop, watch_worth
 from tests.service import RunningService
 
 
@@ -270,7 +270,7 @@ def test_the_story_of_a_decision_before_and_after_it_is_learned(api: Api, loop: 
     story = api.call("GET", f"/v1/events/{event_id}").body
     assert [slot["status"] for slot in story["slots"]] == ["learned", "learned", "unseen"]
     assert [slot["evidence"] for slot in story["slots"]] == ["cascade", "signal:watch_s", None]
-    assert [slot["reward"] for slot in story["slots"]] == [0.0, 1.5, None]
+    assert [slot["reward"] for slot in story["slots"]] == [0.0, 1 + watch_worth(30), None]
     assert [slot["weight"] for slot in story["slots"]] == [1.0, 1.0, None]
     assert story["slots"][1]["learned_at"] >= story["window_ends_at"]
     assert story["slots"][1]["model"] == api.call("GET", "/v1/model").body["version"]
@@ -286,7 +286,7 @@ def test_final_feedback_is_learned_before_the_window_ends(api: Api, loop: Loop) 
     loop.learn()
     slots = api.call("GET", f"/v1/events/{ranking['event_id']}").body["slots"]
     assert [slot["status"] for slot in slots] == ["learned", "open"]
-    assert slots[0]["reward"] == 1.0
+    assert slots[0]["reward"] == watch_worth(60)
 
 
 def test_a_decision_without_feedback_is_unseen(api: Api, loop: Loop) -> None:

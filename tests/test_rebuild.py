@@ -95,7 +95,7 @@ def test_the_result_comes_as_json(at_rest: Path, capsys: pytest.CaptureFixture[s
         "UPDATE log SET event_id = 'e0' WHERE kind = 'feedback' AND event_id = 'e1'",
         "DELETE FROM log WHERE kind = 'feedback' AND event_id = 'e2'",
         "UPDATE item_versions SET features = '{\"x\":1}' WHERE id = 'v3'",
-        "UPDATE log SET payload = replace(payload, 'watch_s, 60) / 60', 'watch_s, 60) / 61') WHERE kind = 'config'",
+        "UPDATE log SET payload = replace(payload, 'watch + like', 'watch / 2 + like') WHERE kind = 'config'",
     ],
     ids=["a signal", "whose feedback", "a feedback less", "an item's features", "the reward"],
 )

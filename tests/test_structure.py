@@ -26,9 +26,11 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.features",
                 "bandit.fold",
                 "bandit.model_args",
+                "bandit.presets",
                 "bandit.profiles",
                 "bandit.reward",
                 "bandit.rules",
+                "bandit.signals",
                 "bandit.slate",
                 "bandit.tokenizer",
             }

@@ -12,6 +12,7 @@ from msgspec import UNSET
 from bandit import records
 from bandit.config import Config, LiveConfig
 from bandit.errors import InvalidRequest, VersionMismatch, VersionRequired
+from bandit.presets import PRESETS, PresetsReply
 from bandit.records import (
     ActivateReply,
     ActivateRequest,
@@ -154,6 +155,10 @@ def put_config(service: Service, http: Incoming) -> Answer:
     return _config(service.put_config(document, expected=expected))
 
 
+def presets(service: Service, http: Incoming) -> Answer:
+    return Answer(200, PresetsReply(list(PRESETS.values())))
+
+
 def model(service: Service, http: Incoming) -> Answer:
     return Answer(200, service.model())
 
@@ -188,6 +193,7 @@ ROUTES = (
           (404,)),
     Route("GET", "/v1/config", get_config, "The config in force, and its version as ETag", 200, None, Config),
     Route("PUT", "/v1/config", put_config, "Replace the config", 200, Config, Config, (412, 413, 428)),
+    Route("GET", "/v1/presets", presets, "Reward formulas to begin with, and what each wants", 200, None, PresetsReply),
     Route("GET", "/v1/model", model, "The model that is served", 200, None, ModelReply),
     Route("GET", "/healthz", healthz, "Is this worker alive, and what ails it", 200, None, HealthReply),
     Route("GET", "/readyz", readyz, "Can this worker rank from a model", 200, None, HealthReply),

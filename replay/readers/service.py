@@ -24,8 +24,10 @@ from bandit.fold import Fold, Joined, Record
 from bandit.lessons import READ_AT_ONCE
 from bandit.model_args import ModelArgs
 from bandit.records import Decision
+from bandit.signals import Lengths
 from bandit.store.configs import all_configs, read_config
 from bandit.store.events import decisions_at
+from bandit.store.items import versions
 from bandit.store.log import LogRow
 from bandit.store.models import ModelFiles, PublishedModel, newest_models
 from bandit.store.reading import ReadOnlyLog
@@ -178,7 +180,13 @@ class ServiceLog:
         configs: dict[int, LiveConfig] = {}
         kept = _Payloads(self.log)
         closed: list[Joined] = []
-        fold = Fold(configs, kept.at, reward_of=self._reward_of, on_close=closed.append)
+        fold = Fold(
+            configs,
+            kept.at,
+            lengths_of=Lengths(lambda numbers: versions(self.log, numbers)),
+            reward_of=self._reward_of,
+            on_close=closed.append,
+        )
         verdicts: dict[int, _Verdicts] = {}
         while self._position < self.end:
             rows = self.log.read(self._position, min(READ_AT_ONCE, self.end - self._position))

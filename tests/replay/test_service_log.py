@@ -36,7 +36,7 @@ from replay.events import Batch, Needs, hash_key, item_key, slot_numbers
 from replay.readers import service as reader
 from replay.readers import service_items
 from replay.readers.service import ALTERED, NOT_SHOWN, STILL_OPEN, UNDEFINED, ServiceLog
-from tests.conftest import Clock, Loop
+from tests.conftest import Clock, Loop, watch_worth
 from tests.test_rebuild import files_of
 
 SIGNALS = {
@@ -253,7 +253,7 @@ def test_fallbacks_are_events_too(data: DataDirectory, clock: Clock) -> None:
     batch = whole(log)
     assert batch.fields["fallback"].tolist() == ["no_model"]
     assert batch.fields["policy"].tolist() == ["caller_order"]
-    assert batch.reward.tolist() == [0.0, 0.5]
+    assert batch.reward.tolist() == [0.0, watch_worth(30.0)]
     assert batch.seen is not None
     assert batch.seen.tolist() == [1, 1]
     # Epsilon 0.1 over all, and a floor of 0.05.
@@ -344,7 +344,7 @@ def test_at_the_end_of_the_log_what_is_wholly_reported_counts_up_to_the_first_th
     loop.service.feedback([Feedback("e2", final("a"))])
     log = ServiceLog(loop.data.path)
     batch = whole(log)
-    assert (batch.n, batch.reward.sum()) == (2, 4.0)
+    assert (batch.n, batch.reward.sum()) == (2, pytest.approx(4 * watch_worth(60.0)))
     assert log.problems().counts == {STILL_OPEN: 3}
     log.close()
     loop.service.feedback([Feedback("e2", final("b"))])
@@ -363,7 +363,7 @@ def test_another_window_can_be_asked_for(loop: Loop) -> None:
     loop.clock.pass_(30.0)
     loop.service.feedback([Feedback("e1", [ItemFeedback("a", {"watch_s": 60.0})])])
     loop.end_windows()
-    for window_s, reward in ((None, 1.0), (10.0, 0.0), (31.0, 1.0)):
+    for window_s, reward in ((None, watch_worth(60.0)), (10.0, 0.0), (31.0, watch_worth(60.0))):
         log = ServiceLog(loop.data.path, window_s=window_s)
         assert whole(log).reward.tolist() == [reward]
         log.close()
