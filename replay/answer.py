@@ -176,6 +176,8 @@ def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Opt
     found = diagnostics.checks(
         whole, viewers=collected.viewers, uncovered=_uncovered(policy), reward_range=whole.reward_range, error=error
     )
+    if _uncovered(policy) <= diagnostics.UNCOVERED_NOISE:
+        found += _mean_weights_by_part(sums)
     until = getattr(policy, "learned_until", None)
     if until is not None and until > collected.first_place:
         found.append(
@@ -190,6 +192,19 @@ def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Opt
     if tested is not None:
         pairs = sums.pairs
         found += [disagreement.check(tested, *pair, alpha=options.alpha / len(pairs)) for pair in pairs]
+    return found
+
+
+def _mean_weights_by_part(sums: PolicySums) -> list[Check]:
+    """Days, and values of sliced fields such as the model, whose weights do not average 1; one family of tests each."""
+    stretches = sums.times.stretches()
+    by_time = {_when(each.start, each.length): each.sums for each in stretches}
+    of_days = bool(stretches) and stretches[0].length == 86_400
+    families = [("day" if of_days else "stretch", by_time), *sums.slices.items()]
+    found: list[Check] = []
+    for what, parts in families:
+        enough = {label: part for label, part in parts.items() if part.n >= ENOUGH}
+        found += diagnostics.check_mean_weight_by(what, enough) if len(parts) > 1 else []
     return found
 
 
@@ -282,6 +297,8 @@ def _difference(sums: Sums, estimator: Estimator, options: Options, *, looks: bo
 
 SAME: Final = 1e-9
 """Rounding of a mean weight."""
+ENOUGH: Final = 200
+"""Events of a part from which on its mean weight is about normal above 1."""
 FEWEST: Final = 30
 """Events of a part; with fewer there is nothing to say of it."""
 

@@ -287,7 +287,8 @@ def check_mean_weight_by(what: str, parts: Mapping[str, Sums]) -> list[Check]:
     found = []
     for label in holm(chances, FAMILY_ALPHA):
         mean, error = mean_with_error(parts[label], "w")
-        sentence = f"On {what} {label} the weights average {_with_error(mean, error)}, where 1 is expected."
+        on = "On" if what == "day" else "In"
+        sentence = f"{on} {what} {label} the weights average {_with_error(mean, error)}, where 1 is expected."
         z = (mean - 1) / error if error > 0 and isfinite(error) else 0.0
         found.append(Check("mean weight", "warning", z, WARN_Z, sentence, _WRONG_MEAN, f"{what} {label}"))
     return found

@@ -1,8 +1,8 @@
-"""Better than production, worse, or not decided yet: the difference in words that can be acted on."""
+"""Better than production, worse, or not decided yet: the difference and how many events would decide."""
 
 from __future__ import annotations
 
-from math import ceil, floor, isfinite, log10
+from math import ceil, isfinite
 from typing import Final
 
 from scipy.special import ndtri
@@ -14,9 +14,6 @@ POWER: Final = 0.8
 """Chance that as many events as are said to be needed do decide."""
 _MOST: Final = 10**15
 """Events beyond this are not worth telling: the difference seems to be nothing."""
-
-_ROUNDING: Final = 1e-9
-"""Differences below this, of production or in rewards, are not real."""
 
 
 def difference(
@@ -104,56 +101,3 @@ def _quantile(alpha: float) -> float:
     if not 0.0 < alpha < 1.0:
         raise BadQuestion(f"alpha {alpha} is no chance of being wrong; give one between 0 and 1, such as .05")
     return float(ndtri(1.0 - alpha / 2.0))
-
-
-# ---------------------------------------------------------------- in words
-
-
-def sentence(found: Difference, n: int) -> str:
-    """The verdict in plain words, with the interval, in percent of production where that makes sense.
-
-    >>> at = Interval(low=0.012, high=0.05, method="auto", alpha=0.05)
-    >>> sentence(difference(value=0.031, se=0.01, interval=at, production=1.0, n=1000), 1000)
-    'better by 3.1 % (1.2 to 5.0)'
-
-    :param n: events so far
-    """
-    value, low, high = found.value, found.interval.low, found.interval.high
-    percent = found.relative is not None and value != 0.0 and found.relative / value > 0.0
-    scale = 100.0 * found.relative / value if percent and found.relative is not None else 1.0
-    unit = " %" if percent else ""
-    negligible = 100.0 * _ROUNDING if percent else _ROUNDING
-    if found.verdict == "undecided":
-        ends = _numbers(scale * low, scale * high, negligible=negligible)
-        return f"undecided ({ends[0]} to {ends[1]}{unit}): {_more(found.events_needed, n)}"
-    if found.verdict == "worse":
-        value, low, high = -value, -high, -low
-    by, *ends = _numbers(scale * value, scale * low, scale * high, negligible=negligible)
-    return f"{found.verdict} by {by}{unit} ({ends[0]} to {ends[1]})"
-
-
-def _more(needed: int | None, n: int) -> str:
-    if needed is None:
-        return "no difference to be seen"
-    return f"about {rounded(max(needed - n, 1)):,} more events"
-
-
-def rounded(count: int) -> int:
-    """To two digits, up: more would promise too much.
-
-    >>> rounded(40_312), rounded(7)
-    (41000, 7)
-    """
-    unit = int(10 ** max(floor(log10(count)) - 1, 0)) if count > 0 else 1
-    return -(-count // unit) * unit
-
-
-def _numbers(*numbers: float, negligible: float) -> list[str]:
-    """All with the same number of decimals: as many as show two digits of the largest, and one of each.
-
-    :param negligible: what is smaller is rounding, and shown as 0
-    """
-    shown = [0.0 if abs(number) < negligible else number for number in numbers]
-    sizes = [abs(number) for number in shown if number != 0.0 and isfinite(number)]
-    decimals = max(1 - floor(log10(max(sizes))), -floor(log10(min(sizes))), 0) if sizes else 1
-    return [f"{number:.{decimals}f}" for number in shown]

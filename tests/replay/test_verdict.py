@@ -1,4 +1,4 @@
-"""Verdicts: what decides, how many events are needed, and the words."""
+"""Verdicts: what decides, and how many events are needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import stats
 
 from replay.errors import BadQuestion
 from replay.results import Interval
-from replay.verdict import difference, events_needed, rounded, sentence
+from replay.verdict import difference, events_needed
 
 
 def between(low: float, high: float, *, alpha: float = 0.05) -> Interval:
@@ -48,7 +48,6 @@ def test_decided_needs_no_events() -> None:
 def test_production_of_nothing_has_no_relative_difference() -> None:
     found = difference(value=0.1, se=0.01, interval=between(0.08, 0.12), production=0.0, n=100)
     assert found.relative is None
-    assert sentence(found, 100) == "better by 0.10 (0.08 to 0.12)"
 
 
 # ---------------------------------------------------------------- how many events
@@ -63,7 +62,7 @@ def test_as_many_events_as_are_needed_decide_with_the_stated_power() -> None:
     assert decided == pytest.approx(0.8, abs=4 * np.sqrt(0.8 * 0.2 / 4_000))
 
 
-@given(st.integers(1, 10**7), st.floats(1e-4, 1.0), st.floats(1e-4, 1.0))
+@given(st.integers(1, 10**6), st.floats(1e-4, 1.0), st.floats(1e-4, 1.0))
 def test_what_is_undecided_needs_more_than_there_are(n: int, value: float, se: float) -> None:
     """Whatever the interval, as long as it is honest about 0."""
     arm = max(1.96 * se, value)
@@ -103,52 +102,9 @@ def test_the_same_policy_is_no_difference() -> None:
     found = difference(value=0.0, se=0.0, interval=between(0.0, 0.0), production=0.3, n=500)
     assert found.verdict == "undecided"
     assert found.events_needed is None
-    assert sentence(found, 500) == "undecided (0.0 to 0.0): no difference to be seen"
 
 
 @pytest.mark.parametrize(("alpha", "power"), [(0.0, 0.8), (1.0, 0.8), (0.05, 0.0), (0.05, 1.0)])
 def test_impossible_chances(alpha: float, power: float) -> None:
     with pytest.raises(BadQuestion, match="is no chance"):
         events_needed(100, 0.1, 0.1, alpha, power=power)
-
-
-# ---------------------------------------------------------------- words
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high", "production", "words"),
-    [
-        (0.031, 0.012, 0.050, 1.0, "better by 3.1 % (1.2 to 5.0)"),
-        (-0.031, -0.050, -0.012, 1.0, "worse by 3.1 % (1.2 to 5.0)"),
-        (0.8, 0.5, 1.2, 2.0, "better by 40 % (25 to 60)"),
-        (0.01, 0.004, 0.016, -0.5, "better by 0.010 (0.004 to 0.016)"),
-        (0.25, 0.002, 0.6, 1.0, "better by 25.0 % (0.2 to 60.0)"),
-    ],
-)
-def test_decided_in_words(value: float, low: float, high: float, production: float, words: str) -> None:
-    found = difference(value=value, se=0.001, interval=between(low, high), production=production, n=1_000)
-    assert sentence(found, 1_000) == words
-
-
-def test_undecided_in_words() -> None:
-    found = difference(value=0.01, se=0.01, interval=between(-0.0096, 0.0296), production=0.5, n=10_000)
-    assert found.events_needed is not None
-    assert (
-        sentence(found, 10_000)
-        == f"undecided (-1.9 to 5.9 %): about {rounded(found.events_needed - 10_000):,} more events"
-    )
-    assert rounded(found.events_needed - 10_000) == 69_000
-
-
-def test_rounding_errors_are_no_difference() -> None:
-    found = difference(value=1e-16, se=1e-16, interval=between(-2e-15, 2e-15), production=0.5, n=1_000)
-    assert sentence(found, 1_000).startswith("undecided (0.0 to 0.0 %)")
-    none = difference(value=0.0, se=0.0, interval=between(-4e-13, 4e-13), production=0.5, n=1_000)
-    assert sentence(none, 1_000) == "undecided (0.0 to 0.0): no difference to be seen"
-
-
-@given(st.integers(1, 10**14))
-def test_rounding_is_up_and_to_two_digits(count: int) -> None:
-    found = rounded(count)
-    assert count <= found <= 1.1 * count + 1
-    assert len(str(found).rstrip("0")) <= 2
