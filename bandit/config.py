@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from bandit.errors import InvalidConfig, InvalidSetting, UnsupportedArgument
 from bandit.exploration import Budget, Exploration, annealed, budget_of, warnings_of
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
+from bandit.guard import Guard, check_guard
 from bandit.model_args import ModelArgs
 from bandit.presets import DEFAULT, resolved
 from bandit.records import MAX_SLOTS
@@ -162,6 +163,7 @@ class Config(Struct, forbid_unknown_fields=True):
     default_reward: float = 0.0
     exploration: Exploration = msgspec.field(default_factory=Exploration)
     watch: WatchTable = msgspec.field(default_factory=WatchTable)
+    guard: Guard = msgspec.field(default_factory=Guard)
 
     def __post_init__(self) -> None:
         # Here, so that no config exists, and none is stored, whose reward another release could read otherwise.
@@ -200,6 +202,7 @@ def check_config(config: Config) -> Formula:
         faults.append(f"reward_range is [{low}, {high}]; it must rise, within -1e6 to 1e6")
     elif not low <= config.default_reward <= high:
         faults.append(f"default_reward {config.default_reward} is outside reward_range [{low}, {high}]")
+    faults += check_guard(config.guard)
     if faults:
         raise InvalidConfig("; ".join(faults), faults=faults)
     return formula

@@ -89,6 +89,19 @@ class UnknownItem(NotFound):
     code = "unknown_item"
 
 
+class UnknownModel(NotFound):
+    """No kept model bears this version."""
+
+    code = "unknown_model"
+
+
+class NothingPublished(BanditError):
+    """There is no model yet that could serve."""
+
+    code = "nothing_published"
+    status = 409
+
+
 class IdConflict(BanditError):
     """An id that was used before, with another body."""
 

@@ -35,7 +35,8 @@ class Lesson(NamedTuple):
     """What became of one slot when its time was over.
 
     :ivar status: ``learned``, or why not: ``unseen``, ``undefined_reward`` (the formula has no value
-        there), ``altered`` (another list was shown), ``not_shown``, ``not_activated``
+        there), ``altered`` (another list was shown), ``not_shown``, ``not_activated``;
+        from the trainer ``held`` (what had learned it did not go live, and no other model holds it)
     :ivar evidence: why it counts as seen: ``impression``, ``signal:<name>``, ``activation`` or
         ``cascade`` (a later slot was seen)
     :ivar shared: resolved features of viewer and context, as the decision stored them

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from bandit import records
+from bandit.config import Config
 from bandit.features import resolve_item
 from bandit.fold import Fold, Lesson, Record
 from bandit.learner import Learner
@@ -12,6 +14,7 @@ from bandit.signals import Lengths
 from bandit.store.configs import read_config
 from bandit.store.items import versions
 from bandit.store.log import EventLog, LogRow
+from bandit.store.serving import voids
 
 READ_AT_ONCE = 500
 
@@ -82,6 +85,7 @@ class Course:
         self._log = log
         self._learner = learner
         self._teacher = Teacher(learner, lambda numbers: versions(log, numbers))
+        self._voids = voids(log)
         # Only those that were there: what a record does must not depend on a config that came after it.
         before = [row for row in log.read_kinds(["config"]) if row.pos < reads_from]
         self._configs = {live.version: live for live in map(read_config, (row.payload for row in before))}
@@ -96,16 +100,35 @@ class Course:
             self.position = rows[-1].pos if rows else position
         self.position = position
 
+    @property
+    def document(self) -> Config:
+        """The config in force at its position."""
+        return self._configs[max(self._configs)].document if self._configs else Config()
+
     def take(self, row: LogRow) -> list[Lesson]:
         """Fold the next record and teach what closed because of it; see `Fold.apply`.
+
+        What a later `records.Hold` names is not taught: it has the status ``held``.
 
         :raises LogUnavailable: the record may be half learned: the learner is of no more use
         """
         lessons = self._fold(row)
-        if lessons:
+        if lessons and self._is_void(row.pos):
+            lessons = [one._replace(status="held") if one.status == "learned" else one for one in lessons]
+        elif lessons:
             self._teacher.teach(lessons)
         self.position = row.pos
         return lessons
+
+    def _is_void(self, position: int) -> bool:
+        """Whether a hold says that no model holds the lessons of this record."""
+        place = bisect_left(self._voids, position, key=lambda stretch: stretch[1])
+        return place < len(self._voids) and self._voids[place][0] < position
+
+    def go_on_with(self, learner: Learner) -> None:
+        """Teach this learner from the next record on; what was open stays open."""
+        self._learner = learner
+        self._teacher = Teacher(learner, lambda numbers: versions(self._log, numbers))
 
     def _fold(self, row: LogRow) -> list[Lesson]:
         if row.kind == "config":

@@ -31,7 +31,8 @@ from bandit.store.events import StoredDecision, find_decision, same_body
 from bandit.store.items import current_items, intern_versions
 from bandit.store.items import versions as stored_versions
 from bandit.store.log import Txn
-from bandit.store.models import PublishedModel, newest_models
+from bandit.store.models import PublishedModel, newest_models, published_as
+from bandit.store.serving import serving
 
 # Under a deadline candidates are scored so many at a time, and the clock is read between.
 CHUNK = 128
@@ -126,6 +127,9 @@ class Ranker:
             if config is not None:
                 self.configs = all_configs(self._log)
                 self.config = self.configs[config.version]
+            if any(row.kind in ("rollback", "release") for row in rows):
+                # First, so that no request that has read so far ranks with another model.
+                self.refresh_model()
             if rows:
                 self._control_pos = rows[-1].pos
 
@@ -141,7 +145,7 @@ class Ranker:
         return self.configs[version]
 
     def refresh_model(self) -> bool:
-        """Serve the newest published model that is whole; True if it is another than before.
+        """Serve the newest published model that is whole, or the one a rollback names; True if it is another.
 
         Called off the request path. A model that is damaged is passed over: the last good one serves on, or at
         a start the newest one that is whole.
@@ -149,14 +153,14 @@ class Ranker:
         :raises LogUnavailable: the log cannot be read
         """
         with self._swap:
-            newest = newest_models(self._log)
+            newest = self._wanted(1)
             current = self.snapshot
             if not newest or (current is not None and newest[0].published_pos == current.published.published_pos):
                 return False
             if self._damaged == newest[0].published_pos and self._monotonic() < self._look_again_at:
                 return False
             if current is None:
-                newest = newest_models(self._log, self._data.settings.keep_models)
+                newest = self._wanted(self._data.settings.keep_models)
             problem = None
             for published in newest:
                 try:
@@ -169,6 +173,14 @@ class Ranker:
                 self._damaged = newest[0].published_pos
                 self._look_again_at = self._monotonic() + LOOK_AGAIN_S
             return self.snapshot is not current
+
+    def _wanted(self, n: int) -> list[PublishedModel]:
+        """What to serve, best first: the newest ``n``, before them the one that a rollback named."""
+        pinned = serving(self._log).pinned
+        named = None if pinned is None else published_as(self._log, pinned)
+        if named is None:
+            return newest_models(self._log, n)
+        return [named] if n == 1 else [named, *newest_models(self._log, n)]
 
     def _weights_of(self, published: PublishedModel) -> NDArray[np.float32]:
         current = self.snapshot

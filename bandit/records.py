@@ -206,6 +206,55 @@ class ItemReply(Struct):
     updated_at: float
 
 
+Reason = Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class RollbackRequest(Struct, forbid_unknown_fields=True):
+    """Serve an earlier model: `to` is a kept version, or how it begins (at least four characters)."""
+
+    to: Annotated[str, Meta(min_length=1, max_length=64)]
+    reason: Reason = "asked for"
+
+
+class ReleaseRequest(Struct, forbid_unknown_fields=True):
+    """Serve the newest model again; a held one is then no longer held for how far scores moved."""
+
+    reason: Reason = "asked for"
+
+
+class HoldReply(Struct):
+    """The newest snapshot that failed a check and did not go live."""
+
+    version: str | None
+    position: int
+    at: float
+    failed: str
+    reason: str
+    lessons: int
+
+
+class ServingReply(Struct):
+    """Which model serves, and why.
+
+    `serves`: `newest`, or `pinned` since a rollback. `newest` is the newest version that was published. `by`,
+    `reason` and `at` are of the last rollback or release, null before the first. `hold` is the newest snapshot that
+    was held, and `holding` whether nothing was published since. `kept`: versions that can be rolled back to.
+    """
+
+    serves: Literal["newest", "pinned"]
+    pinned: str | None
+    newest: str | None
+    by: str | None
+    reason: str | None
+    at: float | None
+    release: int
+    champion: str | None
+    holds: int
+    holding: bool
+    hold: HoldReply | None
+    kept: list[str]
+
+
 class ModelReply(Struct):
     """The model that this worker serves, and how far behind the log the trainer is."""
 
@@ -219,13 +268,15 @@ class ModelReply(Struct):
     trainer_at: float | None
     lag_records: int
     problem: str | None
+    serving: ServingReply
 
 
 class SlotStory(Struct):
     """One slot, from its draw to its lesson.
 
     `status`: `open` (its window has not ended), `learned`, or why it taught nothing: `unseen`,
-    `undefined_reward`, `altered`, `not_shown`, `not_activated`. `model` is the first published one that holds it.
+    `undefined_reward`, `altered`, `not_shown`, `not_activated`, `held` (what had learned it did not go
+    live). `model` is the first published one that holds it.
     """
 
     slot: int
@@ -371,6 +422,66 @@ class Publish(Struct, omit_defaults=True):
     position: int
     reads_from: int
     learned: int
+
+
+class Hold(Struct, omit_defaults=True):
+    """A snapshot did not go live: it failed a check. What it had learned since the last good one is in no model.
+
+    Learning goes on from the last good model: lessons of records in (``after``, ``position``] are not taught, by
+    whoever folds the log. The records stay, and joins and statistics are as they would be without it.
+
+    :param digest: of the model as VW saved it
+    :param position: of the last record folded into it
+    :param after: position of the last good model
+    :param failed: the check, see `bandit.guard`
+    :param lessons: how many are not taught
+    :param probe: anchor of the probe that it was looked at with
+    """
+
+    digest: str | None
+    position: int
+    after: int
+    failed: str
+    reason: str
+    lessons: int
+    probe: int = 0
+
+
+class Rollback(Struct, omit_defaults=True):
+    """An earlier model serves from here on, in every worker, whatever is published, until a release.
+
+    It moves what serves and nothing else: learning goes on.
+
+    :param to: digest of a published model
+    :param position: that this model holds
+    :param by: ``operator`` or ``guard``
+    :param release: what the guard compared, if it was the guard: number of the release, feeds, the upper bound of
+        (running - champion) in reward a slot, and the chance of a false alarm that it spent
+    """
+
+    to: str
+    position: int
+    by: str
+    reason: str
+    release: int = 0
+    feeds: int = 0
+    upper: float | None = None
+    alpha: float | None = None
+
+
+class Release(Struct, omit_defaults=True):
+    """The newest model serves from here on, and is compared with a champion that is frozen here.
+
+    :param number: how many releases there are with this one
+    :param champion: digest of the published model that served before this record
+    :param position: that the champion holds
+    """
+
+    number: int
+    champion: str
+    position: int
+    by: str
+    reason: str
 
 
 class Base(Struct):

@@ -27,8 +27,12 @@ from bandit.records import (
     ItemsReply,
     ItemsRequest,
     ModelReply,
+    ReleaseRequest,
+    RollbackRequest,
+    ServingReply,
     SlotStory,
 )
+from bandit.serving import release, roll_back, serving_reply
 from bandit.signals import LENGTH
 from bandit.store.configs import append_config
 from bandit.store.data import DataDirectory
@@ -44,6 +48,7 @@ from bandit.store.events import (
 from bandit.store.items import current_items, upsert_items, withdraw_item
 from bandit.store.log import Txn
 from bandit.store.models import first_with, trainer_state
+from bandit.store.serving import serving
 
 # Of a bulk upsert, so many in one transaction: the lock is held for some 10 ms, and rankings wait for it.
 ITEMS_A_TRANSACTION = 500
@@ -253,7 +258,31 @@ class Service:
             trainer_at=None if state is None else state.at,
             lag_records=max(0, last - position),
             problem=problem,
+            serving=self.serving(),
         )
+
+    def serving(self) -> ServingReply:
+        """Which model the log says serves, and why."""
+        return serving_reply(self._log, self.data.models, self.data.settings.keep_models)
+
+    def rollback(self, request: RollbackRequest) -> ServingReply:
+        """Serve an earlier model from here on: this worker at once, every other from its next request on.
+
+        :raises UnknownModel: no such version is kept
+        :raises CorruptModel: its file is not whole; nothing changed
+        """
+        roll_back(self._log, self.data.models, self.data.settings.keep_models, request)
+        self.ranker.sync()
+        return self.serving()
+
+    def release(self, request: ReleaseRequest) -> ServingReply:
+        """Serve the newest model from here on, in every worker.
+
+        :raises NothingPublished: there is none
+        """
+        release(self._log, request.reason)
+        self.ranker.sync()
+        return self.serving()
 
     def fold_counts(self) -> dict[str, int]:
         """What the trainer counted since it started: decisions, slots by what became of them, and so on."""
@@ -268,7 +297,7 @@ class Service:
         if self._log.last_error is not None:
             found.append(f"the log last failed with {self._log.last_error}")
         try:
-            state = trainer_state(self._log)
+            state, pinned = trainer_state(self._log), serving(self._log)
         except LogUnavailable as error:
             return [*found, error.message]
         if state is None:
@@ -281,6 +310,11 @@ class Service:
             found.append(state.problem)
         if self.ranker.model_problem is not None:
             found.append(self.ranker.model_problem)
+        if pinned.pinned is not None:
+            found.append(
+                f"rolled back to model {pinned.pinned} by the {pinned.by} ({pinned.reason}); newer ones wait for "
+                "POST /v1/model/release"
+            )
         return found
 
     def unready(self) -> list[str]:

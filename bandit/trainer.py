@@ -16,19 +16,25 @@ from bandit import records
 from bandit.config import Settings
 from bandit.errors import CorruptModel, DataDirectoryInUse, LogUnavailable
 from bandit.fold import Lesson
+from bandit.guard import Fault
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
+from bandit.probe import Gate
 from bandit.scorer import weights_from_model
 from bandit.store.data import DataDirectory
 from bandit.store.log import LogRow, Txn
 from bandit.store.models import (
+    PublishedModel,
     TrainerState,
     append_publish,
+    digest_of,
+    furthest_published,
     newest_models,
     trainer_state,
     write_outcomes,
     write_trainer_state,
 )
+from bandit.store.serving import append_hold, kept_models, last_hold
 
 IDLE_S = 0.02
 STATE_EVERY_S = 1.0
@@ -55,6 +61,10 @@ class Trainer:
         self._unwritten: list[Lesson] = []
         self._problem: str | None = None
         self._learned_since = 0
+        self._gate = Gate(self._log, data.args)
+        # Lessons since the last good model, by decision position and slot.
+        self._not_live: list[tuple[int, int]] = []
+        self._accepted = False
         # What the newest publish says of where to read from; 0 until there is one that can be served.
         self._published_from = 0
         self._last_state = self._last_tick = self._last_checkpoint = self._last_look = clock()
@@ -76,12 +86,15 @@ class Trainer:
         scratch.mkdir(exist_ok=True)
         for place, model in enumerate(newest_models(self._log, limit=1_000)):
             try:
-                learner = Learner(self._data.args, self._data.models.read(model.digest), scratch=scratch)
+                read = self._data.models.read(model.digest)
+                learner = Learner(self._data.args, read, scratch=scratch)
             except CorruptModel as error:
                 self._problem = f"{error.message}; resumed from an older one"
                 continue
             if place == 0:
                 self._published_from, self._last_publish = model.reads_from, self._clock()
+                self._remember_hold(model)
+            self._gate.passed(weights_from_model(read, self._data.args), model.learned)
             return learner, Course(self._log, learner, position=model.position, reads_from=model.reads_from)
         learner = Learner(self._data.args, scratch=scratch)
         return learner, Course(self._log, learner)
@@ -112,11 +125,14 @@ class Trainer:
 
     def _learn_from(self, row: LogRow) -> None:
         before = self._learner.n_learned
+        self._accepted = self._accepted or row.kind == "release"
         try:
-            self._unwritten += self._course.take(row)
+            lessons = self._course.take(row)
         except LogUnavailable as error:
             # Half a record may have been learned: only the published state is known to be whole.
             raise HalfLearned(f"record {row.pos} was interrupted: {error}") from error
+        self._unwritten += lessons
+        self._not_live += [(one.decision_pos, one.slot) for one in lessons if one.status == "learned"]
         self._learned_since += self._learner.n_learned - before
 
     def _publish_is_due(self) -> bool:
@@ -140,13 +156,24 @@ class Trainer:
             # VW saves by way of a file, and says no more than that it failed.
             self._problem = f"the model cannot be saved ({error}); the last good one serves"
             return
-        try:
-            weights = weights_from_model(model, self._data.args)
-        except CorruptModel as error:
-            self._problem = f"a model is held back, the last good one serves: {error.message}"
+        found = self._gate.look(
+            model, self._course.document, position=self.position, n_learned=self._learner.n_learned,
+            lenient=self._accepted,
+        )  # fmt: skip
+        if isinstance(found, Fault) and self._learned_since:
+            if self.position > furthest_published(self._log):
+                self._hold(model, found)
+            else:
+                # Resumed from an older model, not yet past what was published: that cannot be left out any more.
+                self._problem = f"a model cannot go live, the last good one serves: {found.reason}"
             return
         try:
+            # Who has learned nothing new is what serves already.
+            weights = weights_from_model(model, self._data.args) if isinstance(found, Fault) else found.weights
             digest, weights_digest = self._data.models.write(model, weights)
+        except CorruptModel as error:
+            self._problem = f"a model cannot go live, the last good one serves: {error.message}"
+            return
         except OSError as error:
             self._problem = f"the model cannot be written ({error}); the last good one serves"
             return
@@ -158,21 +185,87 @@ class Trainer:
         )
         self._problem = None
         state = self._state()
+        held = last_hold(self._log)
+        cannot_delete: list[OSError] = []
 
         def write(txn: Txn) -> None:
             write_outcomes(txn, self._unwritten)
             append_publish(txn, publish, weights_digest)
             write_trainer_state(txn, state)
+            # Under the log's lock: nobody can roll back to a model that is just being deleted.
+            kept = kept_models(txn, self._data.settings.keep_models)
+            try:
+                self._data.models.keep_only(kept, None if held is None else held.digest)
+            except OSError as error:
+                cannot_delete.append(error)
 
         self._log.append(write)
+        self._gate.passed(weights, publish.learned)
+        self._not_live, self._accepted = [], False
         self._published_from = publish.reads_from
         self._unwritten = []
         self._learned_since = 0
         self._last_state = self._clock()
+        if cannot_delete:
+            self._problem = f"old models cannot be deleted ({cannot_delete[0]}), and fill the disk"
+
+    # ------------------------------------------------------------ holding
+
+    def _hold(self, model: bytes, fault: Fault) -> None:
+        """Say in the log that a snapshot does not go live, and go on from the last good model.
+
+        The fold stays a function of the log: whoever reads the record leaves out what it names.
+
+        :raises HalfLearned: the last good model cannot be read; a start finds an older one and folds again
+        """
         try:
-            self._data.models.keep_only(newest_models(self._log, self._data.settings.keep_models))
-        except OSError as error:
-            self._problem = f"old models cannot be deleted ({error}), and fill the disk"
+            digest = self._data.models.write_held(model)
+        except OSError:
+            # Only for people to look at.
+            digest = digest_of(model)
+        hold = records.Hold(
+            digest=digest,
+            position=self.position,
+            after=furthest_published(self._log),
+            failed=fault.check,
+            reason=fault.reason,
+            lessons=self._learned_since,
+            probe=self._gate.anchor,
+        )
+        self._problem = _held(hold.position, hold.reason, hold.lessons)
+        state = self._state()
+        taught = self._not_live
+
+        def write(txn: Txn) -> None:
+            write_outcomes(txn, self._unwritten)
+            append_hold(txn, hold, taught)
+            write_trainer_state(txn, state)
+
+        self._log.append(write)
+        self._unwritten, self._not_live = [], []
+        self._learned_since = 0
+        self._last_state = self._clock()
+        self._go_back()
+
+    def _go_back(self) -> None:
+        scratch = self._data.path / "scratch"
+        good = next(iter(newest_models(self._log)), None)
+        try:
+            if good is not None and good.position != furthest_published(self._log):
+                raise CorruptModel("the newest model was learned again from an older one")
+            read = None if good is None else self._data.models.read(good.digest)
+            learner = Learner(self._data.args, read, scratch=scratch)
+        except CorruptModel as error:
+            raise HalfLearned(f"a model is held, and the last good one cannot be read: {error.message}") from error
+        self._learner.close()
+        self._learner = learner
+        self._course.go_on_with(learner)
+
+    def _remember_hold(self, newest: PublishedModel) -> None:
+        """After a start: what was held since the newest published model is still held."""
+        held = last_hold(self._log)
+        if held is not None and held.hold_pos > newest.published_pos:
+            self._problem = _held(held.position, held.reason, held.lessons)
 
     def _state(self) -> TrainerState:
         return TrainerState(
@@ -229,6 +322,13 @@ class Trainer:
     def close(self) -> None:
         """Give the learner's memory back; what was not published is learned again at the next start."""
         self._learner.close()
+
+
+def _held(position: int, reason: str, lessons: int) -> str:
+    return (
+        f"a model is held, the last good one serves and learning goes on from it ({lessons} lessons up to position "
+        f"{position} are left out): {reason}"
+    )
 
 
 def hold_trainer_lock(directory: Path) -> int:

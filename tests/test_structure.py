@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.explore",
                 "bandit.features",
                 "bandit.fold",
+                "bandit.guard",
                 "bandit.model_args",
                 "bandit.presets",
                 "bandit.profiles",
@@ -45,7 +46,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.item_table",
                 "bandit.learner",
                 "bandit.lessons",
+                "bandit.probe",
                 "bandit.scorer",
+                "bandit.serving",
                 "bandit.store",
             }
         ),
@@ -54,7 +57,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("service", frozenset({"bandit.service"})),
     ("replay", frozenset({"replay"})),
     ("web", frozenset({"bandit.web"})),
-    ("processes", frozenset({"bandit.cli", "bandit.supervisor", "bandit.worker"})),
+    ("processes", frozenset({"bandit.cli", "bandit.model_command", "bandit.supervisor", "bandit.worker"})),
     ("server", frozenset({"server"})),
 )
 

@@ -370,7 +370,7 @@ class EventLog:
         """Records that change what is served, in order; 14 microseconds when there are none."""
         rows = self.query(
             "SELECT pos, ts, kind, event_id, CAST(payload AS BLOB) FROM log"
-            " WHERE kind IN ('items', 'withdraw', 'config') AND pos > ? ORDER BY pos",
+            " WHERE kind IN ('items', 'withdraw', 'config', 'rollback', 'release') AND pos > ? ORDER BY pos",
             (after,),
         )
         return list(map(LogRow._make, rows))

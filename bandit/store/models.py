@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,16 @@ class ModelFiles:
         self._put(f"{digest}.vw", model, sync=True)
         return digest, weights_digest
 
+    def write_held(self, model: bytes) -> str:
+        """Digest of a model that is not published, once its file is in place, for people to look at.
+
+        :raises OSError: disk full, or not writable
+        """
+        self.folder.mkdir(exist_ok=True)
+        digest = digest_of(model)
+        self._put(f"{digest}.vw", model, sync=False)
+        return digest
+
     def _put(self, name: str, data: bytes | memoryview, *, sync: bool) -> None:
         path = self.folder / name
         if path.exists() and path.stat().st_size == len(data):
@@ -125,9 +135,13 @@ class ModelFiles:
             raise CorruptModel(f"weights {weights_digest} are not what was published", digest=weights_digest)
         return np.frombuffer(mapped, np.float32)
 
-    def keep_only(self, models: Sequence[PublishedModel]) -> None:
-        """Delete the files of all other models; a worker that has one mapped keeps it."""
+    def keep_only(self, models: Sequence[PublishedModel], held: str | None = None) -> None:
+        """Delete the files of all other models; a worker that has one mapped keeps it.
+
+        :param held: digest of a model that was not published, whose file is kept for people to look at
+        """
         wanted = {f"{model.digest}.vw" for model in models} | {f"{m.weights_digest}.weights" for m in models}
+        wanted.add(f"{held}.vw")
         for path in self.folder.iterdir():
             if (_FILE.match(path.name) or path.suffix == ".part") and path.name not in wanted:
                 path.unlink(missing_ok=True)
@@ -136,10 +150,28 @@ class ModelFiles:
 _COLUMNS = "published_pos, digest, weights_digest, position, reads_from, learned, published_at"
 
 
-def newest_models(log: EventLog, limit: int = 1) -> list[PublishedModel]:
+def newest_models(source: EventLog | Txn, limit: int = 1) -> list[PublishedModel]:
     """Published models, newest first."""
-    rows = log.query(f"SELECT {_COLUMNS} FROM models ORDER BY published_pos DESC LIMIT ?", (limit,))
+    rows = _rows(source, f"SELECT {_COLUMNS} FROM models ORDER BY published_pos DESC LIMIT ?", (limit,))
     return list(map(PublishedModel._make, rows))
+
+
+def published_as(source: EventLog | Txn, digest: str) -> PublishedModel | None:
+    """The newest row of a model that was published, by its digest."""
+    sql = f"SELECT {_COLUMNS} FROM models WHERE digest = ? ORDER BY published_pos DESC LIMIT 1"
+    rows = _rows(source, sql, (digest,))
+    return PublishedModel._make(rows[0]) if rows else None
+
+
+def furthest_published(source: EventLog | Txn) -> int:
+    """The furthest position that any published model holds; 0 without one."""
+    return int(_rows(source, "SELECT coalesce(max(position), 0) FROM models", ())[0][0])
+
+
+def _rows(source: EventLog | Txn, sql: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    if isinstance(source, Txn):
+        return source.execute(sql, parameters).fetchall()
+    return source.query(sql, parameters)
 
 
 def first_with(log: EventLog, position: int) -> PublishedModel | None:

@@ -141,3 +141,41 @@ def m004_views(db: Database) -> None:
         FROM log, json_each(log.payload, '$.items') AS item
         WHERE log.kind = 'feedback'""",
     )
+
+
+@migrations()
+def m005_guard(db: Database) -> None:
+    """Held snapshots, rollbacks and releases: records, and the rows that follow them."""
+    # What every request asks for changed: rollbacks and releases hold from the next one on.
+    db.execute("DROP INDEX log_control")
+    db.execute(
+        "CREATE INDEX log_control ON log(pos) WHERE kind IN ('items', 'withdraw', 'config', 'rollback', 'release')"
+    )
+    db.execute("CREATE INDEX log_serving ON log(pos) WHERE kind IN ('hold', 'rollback', 'release')")
+    db.execute("CREATE INDEX models_digest ON models(digest)")
+    db.execute(
+        """CREATE TABLE holds (
+            hold_pos INTEGER PRIMARY KEY,
+            digest TEXT,
+            position INTEGER NOT NULL,
+            after INTEGER NOT NULL,
+            failed TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            lessons INTEGER NOT NULL,
+            held_at REAL NOT NULL
+        )"""
+    )
+    db.execute(
+        """CREATE TABLE serving (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            pinned TEXT,
+            by TEXT,
+            reason TEXT,
+            at REAL,
+            since_pos INTEGER NOT NULL,
+            release INTEGER NOT NULL,
+            champion TEXT,
+            champion_position INTEGER NOT NULL,
+            release_pos INTEGER NOT NULL
+        )"""
+    )

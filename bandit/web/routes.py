@@ -28,6 +28,9 @@ from bandit.records import (
     ModelReply,
     RankReply,
     RankRequest,
+    ReleaseRequest,
+    RollbackRequest,
+    ServingReply,
 )
 from bandit.service import Service
 from bandit.web import metrics
@@ -163,6 +166,15 @@ def model(service: Service, http: Incoming) -> Answer:
     return Answer(200, service.model())
 
 
+def rollback(service: Service, http: Incoming) -> Answer:
+    return Answer(200, service.rollback(records.decode(http.body, RollbackRequest)))
+
+
+def release(service: Service, http: Incoming) -> Answer:
+    request = records.decode(http.body, ReleaseRequest) if http.body else ReleaseRequest()
+    return Answer(200, service.release(request))
+
+
 def healthz(service: Service, http: Incoming) -> Answer:
     problems = service.problems()
     return Answer(200, HealthReply("degraded" if problems else "ok", problems))
@@ -195,6 +207,10 @@ ROUTES = (
     Route("PUT", "/v1/config", put_config, "Replace the config", 200, Config, Config, (412, 413, 428)),
     Route("GET", "/v1/presets", presets, "Reward formulas to begin with, and what each wants", 200, None, PresetsReply),
     Route("GET", "/v1/model", model, "The model that is served", 200, None, ModelReply),
+    Route("POST", "/v1/model/rollback", rollback, "Serve an earlier model, until a release", 200, RollbackRequest,
+          ServingReply, (404, 413)),
+    Route("POST", "/v1/model/release", release, "Serve the newest model again", 200, ReleaseRequest, ServingReply,
+          (409, 413)),
     Route("GET", "/healthz", healthz, "Is this worker alive, and what ails it", 200, None, HealthReply),
     Route("GET", "/readyz", readyz, "Can this worker rank from a model", 200, None, HealthReply),
 )  # fmt: skip

@@ -1,0 +1,188 @@
+"""Snapshots on their way to serving: whole, sound on a fixed set of recent decisions, or held."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit import records
+from bandit.config import Config
+from bandit.errors import CorruptModel, InvalidRequest
+from bandit.exploration import Budget
+from bandit.explore import Explorer
+from bandit.features import HashedFeatures, hash_resolved
+from bandit.guard import F32, F64, Fault, find_fault, probe_anchor
+from bandit.item_table import ItemTable, TableView
+from bandit.model_args import ModelArgs
+from bandit.records import Decision
+from bandit.scorer import check_model, score, weights_from_model
+from bandit.slate import ELIGIBLE, limited, slot_probabilities
+from bandit.store.events import decisions_at
+from bandit.store.items import versions
+from bandit.store.log import EventLog
+
+#: Decisions of a probe, and how many of the newest they are chosen from, evenly.
+DECISIONS: Final = 32
+AMONG: Final = 512
+#: Of one decision, so many candidates at most, evenly chosen.
+CANDIDATES: Final = 64
+# Decisions further back than this are not looked for: the log may hold long runs of other records.
+REACH: Final = 50_000
+
+
+class Probed(NamedTuple):
+    """A decision of the probe."""
+
+    shared: HashedFeatures
+    rows: NDArray[np.int32]
+
+
+class Probe:
+    """A fixed set of logged decisions: what viewer and context were, and candidates, as they were hashed.
+
+    A pure function of the log up to its anchor. Statistics are left at zero, "as the whole".
+    """
+
+    def __init__(self, log: EventLog, anchor: int) -> None:
+        self.anchor = anchor
+        self.decisions: list[Probed] = []
+        table = ItemTable(DECISIONS * CANDIDATES)
+        newest = log.query(
+            "SELECT pos FROM log WHERE pos <= ? AND pos > ? AND kind = 'decision' ORDER BY pos DESC LIMIT ?",
+            (anchor, anchor - REACH, AMONG),
+        )
+        chosen = _evenly([int(row[0]) for row in newest], DECISIONS)
+        found = decisions_at(log, chosen)
+        for position in chosen:
+            decision: Decision = records.read_stored(found[position].payload, Decision, what="a decision")
+            numbers = np.frombuffer(found[position].candidates, "<u4")
+            eligible = np.ones(len(numbers), np.bool_)
+            for places in decision.ineligible.values():
+                eligible[places] = False
+            texts = versions(log, numbers[_evenly(np.flatnonzero(eligible).tolist(), CANDIDATES)].tolist())
+            try:
+                rows = table.add([one[0] for one in texts.values()], [one[1] for one in texts.values()])
+                shared = hash_resolved(bytes(decision.shared))
+            except InvalidRequest:
+                # Its features were checked when they came; a damaged log is found by others.
+                continue
+            if len(rows):
+                self.decisions.append(Probed(shared, rows))
+        self._view: TableView = table.view()
+
+    def scores(self, weights: F32, args: ModelArgs) -> list[F32]:
+        """Scores of each decision's candidates, by the kernel that serves."""
+        found = []
+        for probed in self.decisions:
+            out = np.empty(len(probed.rows), np.float32)
+            score(self._view, probed.rows, probed.shared, weights, args, out)
+            found.append(out)
+        return found
+
+
+def _evenly(values: list[int], n: int) -> list[int]:
+    """At most ``n`` of the values, evenly spaced."""
+    if len(values) <= n:
+        return values
+    return [values[(place * len(values)) // n] for place in range(n)]
+
+
+def first_draws(scores: list[F32], document: Config, n_learned: int) -> list[F64]:
+    """How likely each candidate is at the first slot, as the service would draw it by these scores."""
+    explorer = document.explorer.explorer(n_learned)
+    budget = document.budget(document.slots)
+    return [_first_draw(one, explorer, document.shortlist or 0, budget) for one in scores]
+
+
+def _first_draw(scores: F32, explorer: Explorer, shortlist: int, budget: Budget) -> F64:
+    state = np.full(len(scores), ELIGIBLE, np.uint8)
+    explorer = limited(scores, state, explorer, shortlist=shortlist, most=budget.most)
+    drawn, floor = np.empty(0, np.int32), np.array(budget.floors)
+    return slot_probabilities(scores, state, drawn, slot=0, explorer=explorer, shortlist=shortlist, floor=floor)
+
+
+class Sound(NamedTuple):
+    """A snapshot that may go live; its weights, shape (2 ** bits,)."""
+
+    weights: F32
+
+
+class Gate:
+    """Looks at every snapshot before it goes live, and remembers the last good one to compare with.
+
+    :param args: of the models
+    """
+
+    def __init__(self, log: EventLog, args: ModelArgs) -> None:
+        self._log = log
+        self._args = args
+        self._probe: Probe | None = None
+        self._good: F32 | None = None
+        self._good_learned = 0
+        self._good_scores: list[F32] = []
+        self._looked: tuple[F32, list[F32]] | None = None
+
+    @property
+    def anchor(self) -> int:
+        """Of the probe last looked at; 0 before the first."""
+        return 0 if self._probe is None else self._probe.anchor
+
+    def passed(self, weights: F32, n_learned: int) -> None:
+        """This model is now the last good one."""
+        self._good, self._good_learned = weights, n_learned
+        if self._looked is not None and self._looked[0] is weights:
+            self._good_scores = self._looked[1]
+        elif self._probe is not None:
+            self._good_scores = self._probe.scores(weights, self._args)
+        self._looked = None
+
+    def look(self, model: bytes, document: Config, *, position: int, n_learned: int, lenient: bool) -> Sound | Fault:
+        """Whether a snapshot may go live.
+
+        :param model: as VW saved it
+        :param document: the config in force
+        :param position: of the log, up to which the model holds it
+        :param lenient: somebody accepted what was held: how far scores moved does not count
+        :raises LogUnavailable: the log cannot be read
+        """
+        try:
+            _check_state(model, self._args)
+            weights = weights_from_model(model, self._args)
+        except CorruptModel as error:
+            return Fault("finite" if "finite" in error.message else "readable", error.message)
+        anchor = probe_anchor(position)
+        if self._probe is None or self._probe.anchor != anchor:
+            self._probe = Probe(self._log, anchor)
+            self._good_scores = [] if self._good is None else self._probe.scores(self._good, self._args)
+        scores = self._probe.scores(weights, self._args)
+        draws = even = []
+        if all(np.isfinite(one).all() for one in scores):
+            draws = first_draws(scores, document, n_learned)
+            even = first_draws([np.zeros_like(one) for one in scores], document, n_learned)
+        fault = find_fault(
+            document.guard,
+            scores=scores,
+            before=None if lenient or self._good is None else self._good_scores,
+            draws=draws,
+            even=even,
+            reward_range=document.reward_range,
+            learned_before=self._good_learned,
+        )
+        if fault is not None:
+            return fault
+        self._looked = weights, scores
+        return Sound(weights)
+
+
+def _check_state(model: bytes, args: ModelArgs) -> None:
+    """Also what VW steps by must be finite: a weight that is still sound would not be after the next lesson.
+
+    :raises CorruptModel: it is not, or the model is not whole
+    """
+    _, kept = check_model(model, args)
+    for name in ("adaptive", "normalized"):
+        values: NDArray[Any] = kept[name]
+        if not bool(np.isfinite(values).all()):
+            raise CorruptModel(f"{int((~np.isfinite(values)).sum())} values of {name} in the model are not finite")

@@ -1,0 +1,147 @@
+"""Which model serves: held snapshots, rollbacks and releases, as records of the log and as rows that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bandit import records
+from bandit.errors import UnknownModel
+from bandit.records import Hold, Release, Rollback
+from bandit.store.log import EventLog, Txn
+from bandit.store.models import PublishedModel, newest_models, published_as
+
+#: Kinds of records that change what serves. The text is that of the index.
+KINDS = "kind IN ('hold', 'rollback', 'release')"
+SHORTEST_PREFIX = 4
+
+
+class Serving(NamedTuple):
+    """The row of ``serving``.
+
+    :ivar pinned: digest of the model that a rollback named; None: the newest one serves
+    :ivar by: ``operator`` or ``guard``; of the last rollback or release, as are ``reason``, ``at`` and ``since_pos``
+    :ivar release: how many releases there were; 0 before the first
+    :ivar champion: the model that this release began with; None before the first
+    """
+
+    pinned: str | None = None
+    by: str | None = None
+    reason: str | None = None
+    at: float | None = None
+    since_pos: int = 0
+    release: int = 0
+    champion: str | None = None
+    champion_position: int = 0
+    release_pos: int = 0
+
+
+class Held(NamedTuple):
+    """A row of ``holds``; see `records.Hold`."""
+
+    hold_pos: int
+    digest: str | None
+    position: int
+    after: int
+    failed: str
+    reason: str
+    lessons: int
+    held_at: float
+
+
+_SERVING = "pinned, by, reason, at, since_pos, release, champion, champion_position, release_pos"
+_HOLDS = "hold_pos, digest, position, after, failed, reason, lessons, held_at"
+
+
+def serving(source: EventLog | Txn) -> Serving:
+    """What serves now."""
+    sql = f"SELECT {_SERVING} FROM serving"
+    rows = source.execute(sql).fetchall() if isinstance(source, Txn) else source.query(sql)
+    return Serving._make(rows[0]) if rows else Serving()
+
+
+def _write(txn: Txn, row: Serving) -> None:
+    marks = ", ".join("?" * len(row))
+    txn.execute(f"INSERT OR REPLACE INTO serving (one, {_SERVING}) VALUES (1, {marks})", row)
+
+
+def last_hold(log: EventLog) -> Held | None:
+    """The newest snapshot that was held."""
+    rows = log.query(f"SELECT {_HOLDS} FROM holds ORDER BY hold_pos DESC LIMIT 1")
+    return Held._make(rows[0]) if rows else None
+
+
+def n_holds(log: EventLog) -> int:
+    """How many snapshots were ever held."""
+    return int(log.query("SELECT count(*) FROM holds")[0][0])
+
+
+def voids(log: EventLog) -> list[tuple[int, int]]:
+    """Stretches (after, until] of the log whose lessons no model holds, in order; see `records.Hold`."""
+    rows = log.query(f"SELECT CAST(payload AS BLOB) FROM log WHERE {KINDS} AND kind = 'hold' ORDER BY pos")
+    held = [records.read_stored(bytes(row[0]), Hold, what="a hold") for row in rows]
+    return [(one.after, one.position) for one in held]
+
+
+def append_hold(txn: Txn, hold: Hold, taught: Sequence[tuple[int, int]]) -> int:
+    """Log that a snapshot is held.
+
+    :param taught: decision position and slot of the lessons that no model will hold
+    """
+    position = txn.append("hold", records.encode(hold))
+    txn.execute(
+        f"INSERT INTO holds ({_HOLDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (position, hold.digest, hold.position, hold.after, hold.failed, hold.reason, hold.lessons, txn.now),
+    )
+    txn.executemany("UPDATE outcomes SET status = 'held' WHERE decision_pos = ? AND slot = ?", taught)
+    return position
+
+
+def append_rollback(txn: Txn, rollback: Rollback) -> int:
+    """Log that an earlier model serves from here on, whatever is published, until a release."""
+    position = txn.append("rollback", records.encode(rollback))
+    row = serving(txn)._replace(
+        pinned=rollback.to, by=rollback.by, reason=rollback.reason, at=txn.now, since_pos=position
+    )
+    _write(txn, row)
+    return position
+
+
+def append_release(txn: Txn, release: Release) -> int:
+    """Log that the newest model serves again, and with which champion it is compared from here on."""
+    position = txn.append("release", records.encode(release))
+    row = Serving(
+        by=release.by, reason=release.reason, at=txn.now, since_pos=position, release=release.number,
+        champion=release.champion, champion_position=release.position, release_pos=position,
+    )  # fmt: skip
+    _write(txn, row)
+    return position
+
+
+def kept_models(source: EventLog | Txn, n: int) -> list[PublishedModel]:
+    """Models whose files are kept, newest first: the newest ``n``, the one a rollback names, and the champion."""
+    found = newest_models(source, n)
+    now = serving(source)
+    for digest in (now.pinned, now.champion):
+        if digest is not None and all(one.digest != digest for one in found):
+            named = published_as(source, digest)
+            found += [] if named is None else [named]
+    return found
+
+
+def find_kept(kept: Sequence[PublishedModel], text: str) -> PublishedModel:
+    """The kept model whose digest is, or begins with, a text.
+
+    :param kept: newest first
+
+    :raises UnknownModel: none does, or several do
+    """
+    by_name = {one.digest: one for one in reversed(kept)}
+    found = [one for digest, one in by_name.items() if digest.startswith(text)]
+    if len(found) == 1 and len(text) >= SHORTEST_PREFIX:
+        return found[0]
+    names = list(reversed(by_name))
+    why = f"{len(found)} kept models begin with {text!r}" if len(found) > 1 else f"no kept model is {text!r}"
+    if len(text) < SHORTEST_PREFIX:
+        why = f"{text!r} is too short to name a model; give at least {SHORTEST_PREFIX} characters"
+    raise UnknownModel(f"{why}; kept are {', '.join(names[:20]) or 'none yet'}", given=text, kept=names)
