@@ -14,6 +14,7 @@ from scipy.stats import genpareto
 
 import replay
 from replay import diagnostics, weight_measures
+from replay.evaluation import evaluate
 from replay.results import Check
 from replay.sums import Sums
 from replay.terms import term_set
@@ -353,7 +354,7 @@ def test_an_evaluation_names_the_model_and_the_day_whose_weights_are_wrong():
             reward_range=(0.0, 1.0),
             time=1.7e9 + np.arange(n) * 86_400.0 * 6 / n, fields={"model": model},
         )  # fmt: skip
-        (policy,) = replay.evaluate(log, {"new": pmf}, slices=("model",), model="none").policies
+        (policy,) = evaluate(log, {"new": pmf}, slices=("model",), model="none").policies
         return {check.where for check in policy.checks if check.level != "ok" and check.where}
 
     # Two families, each with a finding in a sound log with probability at most .01; the seed is fixed.

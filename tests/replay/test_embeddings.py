@@ -15,6 +15,7 @@ from replay.collect import Asked, collect
 from replay.embeddings import Embedding, embedded_weights
 from replay.errors import BadQuestion
 from replay.estimators import SINGLE, mips, parse_estimator
+from replay.evaluation import evaluate
 from replay.events import F64, Batch, Candidates, Needs, Texts
 from replay.policies import as_policy
 from replay.readers.arrays import ArrayLog
@@ -67,7 +68,7 @@ def oracle(given: dict[str, Any], *fields: str) -> F64:
 
 
 def asked(log: Any, pmf: Any, *names: str, **options: Any) -> dict[str, Any]:
-    answer = replay.evaluate(log, {"new": pmf}, estimators=names, model="none", slices=(), **options).policies[0]
+    answer = evaluate(log, {"new": pmf}, estimators=names, model="none", slices=(), **options).policies[0]
     return {each.estimator: each for each in answer.estimates}
 
 
