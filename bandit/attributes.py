@@ -115,6 +115,15 @@ def _length_s(named: _Named) -> float:
     return float(length) if 0.0 < length <= MAX_LENGTH_S else 0.0
 
 
+def names_of_item(item_id: str, features: bytes) -> dict[int, tuple[str, str]]:
+    """(attribute, value) by key of one item, for people."""
+    named = _named(features)
+    tags = named.tags if isinstance(named.tags, list) else ()
+    pairs = [("item", item_id), *((role, getattr(named, role)) for role in ("creator", "sound", "language"))]
+    pairs += [("tag", tag) for tag in tags[:MAX_TAGS]]
+    return {_kept_key_of(role, value): (role, value) for role, value in pairs if isinstance(value, str) and value}
+
+
 def _key(role: str, value: Any) -> int:
     return _kept_key_of(role, value) if isinstance(value, str) and value else 0
 
@@ -168,6 +177,14 @@ class AttributeTable:
         keys, length_s, tag_start, tags = _gather(rows, self._keys, self._length_s, self._tag_at, self._tags)
         return Attributes(keys[0], keys[1], keys[2], keys[3], keys[4], length_s, tag_start, tags)
 
+    def gather_tags(self, rows: npt.NDArray[np.int32], values: I64) -> I64:
+        """What stands in ``values`` for each tag of these rows, as `Attributes.tags`.
+
+        :param values: one entry for each tag that was ever put, in that order
+        """
+        found: I64 = _gather_tags(rows, self._tag_at, values)
+        return found
+
 
 def _longer(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     longer = np.zeros((size, *array.shape[1:]), array.dtype)
@@ -196,6 +213,23 @@ def _gather(rows, keys, length_s, tag_at, tags):  # type: ignore[no-untyped-def]
     return found, found_length, start, found_tags
 
 
+@njit(cache=True, nogil=True)
+def _gather_tags(rows, tag_at, values):  # type: ignore[no-untyped-def]
+    n = 0
+    for i in range(len(rows)):
+        n += tag_at[rows[i], 1] - tag_at[rows[i], 0]
+    found = np.empty(n, np.int64)
+    n = 0
+    for i in range(len(rows)):
+        for at in range(tag_at[rows[i], 0], tag_at[rows[i], 1]):
+            found[n] = values[at]
+            n += 1
+    return found
+
+
 def warm_up() -> None:
     """Compile the kernel, or load it from numba's cache."""
-    attributes_of([("a", b'{"tags":["x"]}')])
+    table = AttributeTable(1)
+    rows = np.zeros(1, np.int32)
+    table.put(rows, [attributes_of_item("a", b'{"tags":["x"]}')])
+    table.gather_tags(rows, table.gather(rows).tags)

@@ -11,9 +11,11 @@ from msgspec import UNSET
 from numba import njit
 from numpy.typing import NDArray
 
+from bandit.attributes import attributes_of_item
 from bandit.errors import InvalidFeatures, InvalidRequest, LogUnavailable
 from bandit.features import resolve_item
 from bandit.item_table import ItemTable, TableFull, TableView, parse_features
+from bandit.knowledge import Knowledge, Known, ReadTallies
 from bandit.records import Candidate, check_ids
 
 NO_FEATURES = b"{}"
@@ -22,7 +24,7 @@ NO_FEATURES = b"{}"
 CATALOGUED, UNKNOWN, WITHDRAWN = 0, 1, 2
 
 
-class Known(NamedTuple):
+class Catalogued(NamedTuple):
     """What the catalogue holds of an id."""
 
     version: int
@@ -37,6 +39,7 @@ class Resolved(NamedTuple):
     :ivar rows: shape (n,), rows of ``view``
     :ivar standing: shape (n,), CATALOGUED, UNKNOWN or WITHDRAWN
     :ivar versions: shape (n,), item version numbers; 0 where the log has not given one yet
+    :ivar known: their attributes, and tallies of one epoch
     """
 
     ids: Sequence[str]
@@ -44,14 +47,16 @@ class Resolved(NamedTuple):
     view: TableView
     standing: NDArray[np.uint8]
     versions: NDArray[np.uint32]
+    known: Known
     generation: _Generation
 
 
 class _Generation:
     """A table and what is known of its rows. When it is full the next request begins a new one."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, read_tallies: ReadTallies) -> None:
         self.table = ItemTable(capacity)
+        self.knowledge = Knowledge(capacity, read_tallies)
         self.row_of: dict[str | tuple[str, bytes], int] = {}
         self.inline_of: dict[str, list[tuple[str, bytes]]] = {}
         self.standing = np.zeros(capacity, np.uint8)
@@ -65,19 +70,22 @@ class CandidateCache:
 
     :param look_up: what the catalogue holds now of some ids
     :param version_text: features text of an item version
+    :param read_tallies: tallies as of the newest epoch
     :param capacity: rows, at most; the rows of requests that are running come on top
     """
 
     def __init__(
         self,
-        look_up: Callable[[Sequence[str]], dict[str, Known]],
+        look_up: Callable[[Sequence[str]], dict[str, Catalogued]],
         version_text: Callable[[int], bytes],
+        read_tallies: ReadTallies,
         capacity: int,
     ) -> None:
         self._look_up = look_up
         self._version_text = version_text
+        self._read_tallies = read_tallies
         self._capacity = capacity
-        self._generation = _Generation(capacity)
+        self._generation = _Generation(capacity, read_tallies)
         # Adding and forgetting: what was read of the catalogue before a change must not be kept after it.
         self.lock = threading.Lock()
 
@@ -85,6 +93,10 @@ class CandidateCache:
     def size(self) -> int:
         """Rows in use."""
         return len(self._generation.table)
+
+    def refresh(self) -> None:
+        """See the newest epoch of statistics."""
+        self._generation.knowledge.refresh()
 
     def forget(self, ids: Iterable[str]) -> None:
         """The catalogue changed for these; the caller holds ``lock``."""
@@ -123,7 +135,9 @@ class CandidateCache:
         standing, versions, repeated = _gather(rows, generation.standing, generation.versions)
         if repeated:
             raise _twice(ids)
-        return Resolved(ids, rows, generation.table.view(), standing, versions, generation)
+        return Resolved(
+            ids, rows, generation.table.view(), standing, versions, generation.knowledge.of(rows), generation
+        )
 
     def text_of(self, resolved: Resolved, place: int) -> bytes:
         """Features text of one candidate; slow, for explanations."""
@@ -138,7 +152,7 @@ class CandidateCache:
                 return self._add_to(self._generation, ids, keys)
             except TableFull:
                 # Begin again: what is asked for is hashed anew, what is not is forgotten.
-                self._generation = _Generation(max(self._capacity, len(keys)))
+                self._generation = _Generation(max(self._capacity, len(keys)), self._read_tallies)
                 return self._add_to(self._generation, ids, keys)
 
     def _add_to(
@@ -166,6 +180,9 @@ class CandidateCache:
         except InvalidFeatures:
             _check_catalogue({ids[place]: known.get(ids[place]) for place in missing if isinstance(keys[place], str)})
             raise
+        generation.knowledge.add(
+            rows, [attributes_of_item(item_id, text) for item_id, text in zip(new_ids, texts, strict=True)]
+        )
         generation.standing[rows] = standing
         generation.versions[rows] = versions
         for place, row, text, version in zip(missing, rows.tolist(), texts, versions, strict=True):
@@ -232,7 +249,7 @@ def warm_up() -> None:
     _gather(np.zeros(1, np.int32), np.zeros(1, np.uint8), np.zeros(1, np.uint32))
 
 
-def _check_catalogue(known: Mapping[str, Known | None]) -> None:
+def _check_catalogue(known: Mapping[str, Catalogued | None]) -> None:
     """:raises LogUnavailable: features that were checked when they were put are not what they were"""
     for item_id, item in known.items():
         if item is not None:

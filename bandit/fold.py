@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from bandit.config import LiveConfig
-from bandit.records import ActivateRequest, Decision, Feedback
+from bandit.records import ActivateRequest, Decision, Feedback, ItemFeedback, Slot, UserRecord
 from bandit.reward import combine
 from bandit.signals import LengthsOf, no_lengths, worth
 
@@ -29,6 +29,7 @@ class Record(NamedTuple):
     kind: str
     event_id: str | None
     payload: bytes
+    candidates: bytes | None = None
 
 
 class Lesson(NamedTuple):
@@ -40,6 +41,7 @@ class Lesson(NamedTuple):
     :ivar evidence: why it counts as seen: ``impression``, ``signal:<name>``, ``activation`` or
         ``cascade`` (a later slot was seen)
     :ivar shared: resolved features of viewer and context, as the decision stored them
+    :ivar dense: the item's dense columns, as the decision stored them
     """
 
     decision_pos: int
@@ -54,6 +56,28 @@ class Lesson(NamedTuple):
     closed_pos: int
     closed_at: float
     shared: bytes
+    dense: Sequence[float] = ()
+
+
+class Observer(Protocol):
+    """Who is told what happened, as it happens: `bandit.statistics`."""
+
+    def served(self, decision: Decision, candidates: bytes, ts: float, position: int) -> None:
+        """A feed was drawn from these item versions."""
+
+    def seen(
+        self, user: str | None, slot: Slot, ts: float, reward: float, before: float | None, signals: Mapping[str, float]
+    ) -> None:
+        """A slot was seen, and earned so much as far as is known; ``before`` is what it was said to have earned."""
+
+    def unseen(self, user: str, slots: Sequence[Slot], served_at: float) -> None:
+        """The window of these has ended, and they were not seen."""
+
+    def said(self, user: str, slot: Slot, feedback: ItemFeedback, ts: float) -> None:
+        """The viewer said something of an item; whether it was seen is another matter."""
+
+    def signed_up(self, record: UserRecord) -> None:
+        """A viewer said what they are interested in."""
 
 
 class Joined(NamedTuple):
@@ -97,16 +121,25 @@ class _ItemState:
 class _Open:
     """A decision whose window is open."""
 
-    __slots__ = ("activated", "altered", "closes", "config", "event_id", "items", "n_shown", "pos", "taught")
+    __slots__ = (
+        "activated", "altered", "closes", "config", "counted", "event_id", "items", "n_shown", "pos", "taught", "ts",
+        "user",
+    )  # fmt: skip
 
-    def __init__(self, *, pos: int, event_id: str, config: int, activated: bool, closes: float) -> None:
+    def __init__(
+        self, *, pos: int, ts: float, event_id: str, user: str | None, config: int, activated: bool, closes: float
+    ) -> None:
         self.pos = pos
+        self.ts = ts
+        self.user = user
         self.event_id = event_id
         self.config = config
         self.activated = activated
         self.closes = closes
         self.items: dict[str, _ItemState] | None = None
         self.taught: set[int] | None = None
+        # By slot: the reward that statistics have counted.
+        self.counted: dict[int, float] | None = None
         self.n_shown: int | None = None
         self.altered = False
 
@@ -119,6 +152,7 @@ class _Header(msgspec.Struct):
 
     config: int
     deferred: bool = False
+    user: str | None = None
 
 
 #: (combined signals, explicit reward, the decision's config, length of the item version in seconds or 0) to a reward.
@@ -128,6 +162,7 @@ _header = msgspec.json.Decoder(_Header).decode
 _decision = msgspec.json.Decoder(Decision).decode
 _feedback = msgspec.json.Decoder(Feedback).decode
 _activation = msgspec.json.Decoder(ActivateRequest).decode
+_user = msgspec.json.Decoder(UserRecord).decode
 
 
 class Fold:
@@ -139,6 +174,7 @@ class Fold:
     :param lengths_of: lengths of item versions, for rewards that ask for them
     :param reward_of: reward of a seen slot by its combined signals, its explicit reward, the decision's config and
         the length of its item
+    :param observer: told what was served, seen and said; only while `observing`, of what is not known to it already
     :param on_close: told of every decision whose window ends, before the record that ended it returns its lessons
     """
 
@@ -150,12 +186,15 @@ class Fold:
         lengths_of: LengthsOf = no_lengths,
         reward_of: RewardOf | None = None,
         on_close: Callable[[Joined], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._configs = configs
         self._payload_at = payload_at
         self._lengths_of = lengths_of
         self._reward_of = reward_of or configured_reward
         self._on_close = on_close
+        self._observer = observer
+        self.observing = True
         self._open: dict[str, _Open] = {}
         self._closing: list[tuple[float, int, str]] = []
         # First position of what came before the decision that is now open.
@@ -206,6 +245,8 @@ class Fold:
             lessons += self._feedback(record)
         elif record.kind == "activation":
             self._activate(record)
+        elif record.kind == "user" and self._observer is not None and self.observing:
+            self._observer.signed_up(_user(record.payload))
         return lessons
 
     def _close_due(self, record: Record) -> list[Lesson]:
@@ -229,7 +270,9 @@ class Fold:
         window_s = self._configs[header.config].document.reward_window_s
         decision = _Open(
             pos=record.pos,
+            ts=record.ts,
             event_id=record.event_id,
+            user=header.user,
             config=header.config,
             activated=not header.deferred,
             closes=closes_at(record.ts, window_s, None),
@@ -237,12 +280,20 @@ class Fold:
         self._open[record.event_id] = decision
         heapq.heappush(self._closing, (decision.closes, decision.pos, decision.event_id))
         self.counts["decisions"] += 1
+        stored = None
+        if self._observer is not None and self.observing:
+            stored = _decision(record.payload)
+            self._observer.served(stored, record.candidates or b"", record.ts, record.pos)
         for earlier in self._pending.pop(record.event_id, {}).values():
             self._early.setdefault(record.event_id, earlier.pos)
             self.counts["joined_early"] += 1
             if earlier.kind == "feedback":
                 # Its lessons, if final, wait for the window: they cannot be taught before this record.
-                self._report(decision, _feedback(earlier.payload))
+                feedback = _feedback(earlier.payload)
+                self._report(decision, feedback)
+                if self._observer is not None:
+                    stored = stored or _decision(record.payload)
+                    self._observe(decision, stored, record.ts, feedback)
             else:
                 self._show(decision, _activation(earlier.payload), record.ts)
 
@@ -255,9 +306,13 @@ class Fold:
         feedback = _feedback(record.payload)
         self._report(decision, feedback)
         final = {item.id for item in feedback.items if item.final}
-        if not final or not decision.activated or decision.altered:
+        if not final and self._observer is None:
             return []
         stored = _decision(self._payload_at(decision.pos))
+        if self._observer is not None:
+            self._observe(decision, stored, record.ts, feedback)
+        if not final or not decision.activated or decision.altered:
+            return []
         return [lesson for lesson in self._lessons(decision, stored, record, only=final) if lesson.status == "learned"]
 
     def _activate(self, record: Record) -> None:
@@ -316,6 +371,39 @@ class Fold:
             if item.reward is not None:
                 state.reward = item.reward
 
+    def _observe(self, decision: _Open, stored: Decision, ts: float, feedback: Feedback) -> None:
+        """Tell the observer at once what a report says; what only the window's end can say, `_close` tells it."""
+        assert self._observer is not None
+        if not decision.activated or decision.altered:
+            return
+        config = self._configs[decision.config]
+        evidences = self._evidence(decision, stored, config, cascade=False)
+        place_of = {slot.id: place for place, slot in enumerate(stored.slots)}
+        lengths = self._lengths_of([slot.version for slot in stored.slots])
+        for item in feedback.items:
+            place = place_of.get(item.id)
+            if place is None:
+                continue
+            if decision.user is not None and self.observing:
+                self._observer.said(decision.user, stored.slots[place], item, ts)
+            if evidences[place] is None or (decision.n_shown is not None and place >= decision.n_shown):
+                continue
+            state = decision.items[item.id] if decision.items is not None else _ItemState()
+            reward = self._reward_of(state.signals, state.reward, config, lengths[place])
+            if reward is not None:
+                self._count(decision, place, stored.slots[place], ts, reward, state.signals)
+
+    def _count(
+        self, decision: _Open, place: int, slot: Slot, ts: float, reward: float, signals: Mapping[str, float]
+    ) -> None:
+        if decision.counted is None:
+            decision.counted = {}
+        before = decision.counted.get(place)
+        decision.counted[place] = reward
+        if self.observing:
+            assert self._observer is not None
+            self._observer.seen(decision.user, slot, ts, reward, before, signals)
+
     def _close(self, decision: _Open, record: Record) -> Iterator[Lesson]:
         if self._on_close is not None:
             self._on_close(decision.joined())
@@ -323,9 +411,25 @@ class Fold:
         if decision.items is None and not (served and decision.activated and not decision.altered):
             # Nothing was heard of it: it teaches nothing, and needs no row to say so.
             self.counts["silent" if decision.activated else "not_activated"] += 1
+            if self._observer is not None and decision.user is not None and self.observing:
+                stored = _decision(self._payload_at(decision.pos))
+                self._observer.unseen(decision.user, stored.slots, decision.ts)
             return
         stored = _decision(self._payload_at(decision.pos))
-        yield from self._lessons(decision, stored, record, only=None)
+        unseen = []
+        for lesson in self._lessons(decision, stored, record, only=None):
+            yield lesson
+            slot = stored.slots[lesson.slot]
+            if lesson.status in ("unseen", "not_shown", "not_activated"):
+                unseen.append(slot)
+            elif lesson.status == "learned" and self._observer is not None:
+                state = decision.items.get(slot.id) if decision.items is not None else None
+                assert lesson.reward is not None
+                self._count(
+                    decision, lesson.slot, slot, record.ts, lesson.reward, state.signals if state is not None else {}
+                )
+        if unseen and self._observer is not None and decision.user is not None and self.observing:
+            self._observer.unseen(decision.user, unseen, decision.ts)
 
     def _lessons(self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None) -> Iterator[Lesson]:
         config = self._configs[decision.config]
@@ -372,6 +476,7 @@ class Fold:
                 closed_pos=record.pos,
                 closed_at=record.ts,
                 shared=bytes(stored.shared),
+                dense=slot.dense,
             )
 
     @staticmethod

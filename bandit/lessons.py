@@ -6,11 +6,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from bandit import records
+from bandit.columns import NAMES
 from bandit.config import Config
-from bandit.features import resolve_item
+from bandit.features import resolve_item, with_dense
 from bandit.fold import Fold, Lesson, Record
 from bandit.learner import Learner
 from bandit.signals import Lengths
+from bandit.statistics import Statistics
 from bandit.store.configs import read_config
 from bandit.store.items import versions
 from bandit.store.log import EventLog, LogRow
@@ -55,9 +57,12 @@ class Teacher:
         for lesson in taught:
             assert lesson.reward is not None
             assert lesson.weight is not None
+            item = self._texts[lesson.version]
+            if any(lesson.dense):
+                item = with_dense(item, NAMES[: len(lesson.dense)], lesson.dense)
             self._learner.learn(
                 with_slot(lesson.shared, lesson.slot),
-                self._texts[lesson.version],
+                item,
                 reward=lesson.reward,
                 weight=lesson.weight,
             )
@@ -78,21 +83,37 @@ class Course:
 
     :param learner: its model holds the log up to ``position``
     :param reads_from: the earliest record needed to know what was open at ``position``; see `records.Publish`
+    :param statistics: they hold the log up to ``counted``, and count on from there
     :raises LogUnavailable: the log cannot be read; begin again with a learner as it was
     """
 
-    def __init__(self, log: EventLog, learner: Learner, *, position: int = 0, reads_from: int = 1) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        learner: Learner,
+        *,
+        position: int = 0,
+        reads_from: int = 1,
+        statistics: Statistics | None = None,
+        counted: int = 0,
+    ) -> None:
         self._log = log
         self._learner = learner
+        self._counted = counted
         self._teacher = Teacher(learner, lambda numbers: versions(log, numbers))
         self._voids = voids(log)
         # Only those that were there: what a record does must not depend on a config that came after it.
         before = [row for row in log.read_kinds(["config"]) if row.pos < reads_from]
         self._configs = {live.version: live for live in map(read_config, (row.payload for row in before))}
-        self.fold = Fold(self._configs, log.payload_at, lengths_of=Lengths(lambda numbers: versions(log, numbers)))
+        self.fold = Fold(
+            self._configs,
+            log.payload_at,
+            lengths_of=Lengths(lambda numbers: versions(log, numbers)),
+            observer=statistics,
+        )
         self.position = reads_from - 1
         while self.position < position:
-            rows = log.read(self.position, min(READ_AT_ONCE, position - self.position))
+            rows = log.read(self.position, min(READ_AT_ONCE, position - self.position), candidates=True)
             for row in rows:
                 if row.pos <= position:
                     # Its lessons are in the model already.
@@ -134,4 +155,5 @@ class Course:
         if row.kind == "config":
             live = read_config(row.payload)
             self._configs[live.version] = live
+        self.fold.observing = row.pos > self._counted
         return self.fold.apply(Record(*row))

@@ -7,7 +7,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +15,26 @@ from msgspec import UNSET, Raw
 from numpy.typing import NDArray
 
 from bandit import records
-from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Known, Resolved, number, unnumbered
+from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Resolved, number, unnumbered
+from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
 from bandit.config import LiveConfig
 from bandit.errors import CorruptModel, EmptySlate, LogUnavailable
 from bandit.explain import contributions
 from bandit.exploration import expected_share
 from bandit.explore import epsilon_greedy
-from bandit.features import hash_resolved, resolve_item, resolve_shared
-from bandit.records import Decision, Explanation, Features, Placement, RankReply, RankRequest, Slot
-from bandit.scorer import score, weights_from_model
+from bandit.features import hash_resolved, resolve_item, resolve_shared, with_dense
+from bandit.knowledge import EVERYTHING
+from bandit.records import (
+    Decision,
+    Explanation,
+    Features,
+    Placement,
+    RankReply,
+    RankRequest,
+    Slot,
+    StatisticsStamp,
+)
+from bandit.scorer import dense_indices, score, weights_from_model
 from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of
 from bandit.store.configs import all_configs, newest_config
 from bandit.store.data import DataDirectory
@@ -33,6 +44,8 @@ from bandit.store.items import versions as stored_versions
 from bandit.store.log import Txn
 from bandit.store.models import PublishedModel, newest_models, published_as
 from bandit.store.serving import serving
+from bandit.store.statistics import changed_tallies
+from bandit.viewers import NOBODY, ViewerReader
 
 # Under a deadline candidates are scored so many at a time, and the clock is read between.
 CHUNK = 128
@@ -42,6 +55,7 @@ RESERVE_MS = 1.0
 LOOK_AGAIN_S = 1.0
 # Of an explanation, so many of the largest parts are told.
 EXPLAINED = 12
+DENSE_IDX = dense_indices(NAMES)
 #: The fallback's draw over the caller's own order.
 CALLER_ORDER = epsilon_greedy(epsilon=0.1)
 
@@ -83,7 +97,8 @@ class Ranker:
         self._log = data.log
         self._clock = clock
         self._monotonic = monotonic
-        self._cache = CandidateCache(self._look_up, self._version_text, data.settings.cache_items)
+        self._cache = CandidateCache(self._look_up, self._version_text, self._read_tallies, data.settings.cache_items)
+        self._viewers = ViewerReader(self._log)
         self._control_pos = self._log.last_position()
         self.configs = all_configs(self._log)
         self.config: LiveConfig = self.configs[max(self.configs)]
@@ -98,11 +113,15 @@ class Ranker:
 
     # ------------------------------------------------------------ what is served
 
-    def _look_up(self, ids: Any) -> dict[str, Known]:
+    def _look_up(self, ids: Any) -> dict[str, Catalogued]:
         return {
-            item_id: Known(item.version, item.features, item.withdrawn)
+            item_id: Catalogued(item.version, item.features, item.withdrawn)
             for item_id, item in current_items(self._log, ids).items()
         }
+
+    def _read_tallies(self, after: int, keys: Sequence[int]) -> tuple[int, float, Mapping[int, Sequence[float]]]:
+        epoch, tallies = changed_tallies(self._log, after=after, keys=keys)
+        return epoch.position, epoch.at, tallies
 
     def _version_text(self, version: int) -> bytes:
         return stored_versions(self._log, [version])[version][1]
@@ -132,6 +151,13 @@ class Ranker:
                 self.refresh_model()
             if rows:
                 self._control_pos = rows[-1].pos
+
+    def refresh_statistics(self) -> None:
+        """See the newest epoch; called off the request path.
+
+        :raises LogUnavailable: the one before is still seen
+        """
+        self._cache.refresh()
 
     def config_of(self, version: int) -> LiveConfig:
         """The config that a decision in the log names; another worker may just have put it in force.
@@ -211,10 +237,14 @@ class Ranker:
         seed = seed_of(event_id, self._data.secret)
 
         user = request.user
+        viewer = NOBODY if user is None else self._viewers.read(user.id)
+        epoch = resolved.known.epoch
+        dense = dense_columns(resolved.known.attributes, resolved.known.places, epoch.tallies, viewer.tastes, epoch.at)
         shared = resolve_shared(
             None if user is None else user.id,
             {} if user is None or user.features is UNSET else user.features,
             {} if request.context is UNSET else request.context,
+            profile=viewer_features(viewer.tastes, epoch.tallies[EVERYTHING]),
         )
         state = np.full(n, ELIGIBLE, np.uint8)
         ineligible = self._mark_ineligible(request, resolved, state)
@@ -235,7 +265,7 @@ class Ranker:
             hashed = hash_resolved(shared)
             view, rows, weights, args = resolved.view, resolved.rows, snapshot.weights, self._data.args
             if request.deadline_ms is UNSET:
-                score(view, rows, hashed, weights, args, scores)
+                score(view, rows, hashed, weights, args, scores, dense_idx=DENSE_IDX, dense=dense)
                 n_scored = n
             else:
                 until = started + (request.deadline_ms - min(RESERVE_MS, request.deadline_ms / 2)) / 1000
@@ -243,7 +273,10 @@ class Ranker:
                 part = np.empty(CHUNK, np.float32)
                 while n_scored < n and self._monotonic() < until:
                     chosen = order[n_scored : n_scored + CHUNK]
-                    score(view, rows[chosen], hashed, weights, args, part[: len(chosen)])
+                    score(
+                        view, rows[chosen], hashed, weights, args, part[: len(chosen)],
+                        dense_idx=DENSE_IDX, dense=dense[chosen],
+                    )  # fmt: skip
                     scores[chosen] = part[: len(chosen)]
                     n_scored += len(chosen)
                 left = order[n_scored:]
@@ -282,9 +315,15 @@ class Ranker:
         unknown = np.flatnonzero(resolved.standing == UNKNOWN).tolist() if resolved.standing.any() else []
         decision = Decision(
             slots=[
-                Slot(ids[at], version, propensity, value, bool(exploratory))
-                for at, version, propensity, value, exploratory in zip(
-                    chosen_at, versions, propensities, slot_scores, slate.exploratory.tolist(), strict=True
+                Slot(ids[at], version, propensity, value, bool(exploratory), columns)
+                for at, version, propensity, value, exploratory, columns in zip(
+                    chosen_at,
+                    versions,
+                    propensities,
+                    slot_scores,
+                    slate.exploratory.tolist(),
+                    dense[slate.chosen].tolist(),
+                    strict=True,
                 )
             ],
             shared=Raw(shared),
@@ -302,6 +341,7 @@ class Ranker:
             strength=None if explorer.a == asked.a else explorer.a,
             share=expected_share(slate.exploring.tolist()),
             explored=int(slate.explored.sum()),
+            statistics=StatisticsStamp(epoch.position, epoch.at, viewer.position, viewer.read_to, digest_of(dense)),
         )
         reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
         if request.explain and snapshot is not None:
@@ -317,7 +357,8 @@ class Ranker:
             parts: list[tuple[str, float]] = []
             if slot.score is not None:
                 features = records.decode(self._cache.text_of(resolved, at), Features, what="features")
-                parts = contributions(shared, resolve_item(slot.id, features), snapshot.weights, self._data.args)
+                item = with_dense(resolve_item(slot.id, features), NAMES, slot.dense)
+                parts = contributions(shared, item, snapshot.weights, self._data.args)
             told.append(Explanation(slot.id, slot.exploratory, parts[:EXPLAINED]))
         return told
 
@@ -379,7 +420,14 @@ class Ranker:
                 if found is not None:
                     return same_body(found, body_hash, reply.event_id)
             if not new:
-                txn.append("decision", payload, event_id=reply.event_id, body_hash=body_hash, candidates=candidates)
+                txn.append(
+                    "decision",
+                    payload,
+                    event_id=reply.event_id,
+                    body_hash=body_hash,
+                    candidates=candidates,
+                    user=decision.user,
+                )
                 return None
             numbers[:] = intern_versions(txn, [text for _, text in new])
             resolved.versions[[place for place, _ in new]] = numbers
@@ -390,6 +438,7 @@ class Ranker:
                 event_id=reply.event_id,
                 body_hash=body_hash,
                 candidates=resolved.versions.tobytes(),
+                user=decision.user,
             )
             return None
 

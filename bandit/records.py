@@ -118,6 +118,16 @@ class RankReply(Struct, omit_defaults=False):
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6, description="between -1e6 and 1e6")]
 
 
+About = Annotated[
+    str,
+    Meta(
+        max_length=256,
+        pattern=r"^(creator|sound|tag:[^\x00-\x1f\x7f]+)$(?!\n)",
+        description="creator, sound or tag:NAME: what else of the item the viewer is not interested in",
+    ),
+]
+
+
 class ItemFeedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What the viewer did with one item of a ranking."""
 
@@ -126,6 +136,7 @@ class ItemFeedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
     seen: bool | None = None
     reward: Finite | None = None
     final: bool = False
+    about: Annotated[list[About], Meta(max_length=8)] = []
 
 
 class Feedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -175,6 +186,42 @@ class ActivateReply(Struct):
     event_id: str
     status: Literal["activated", "duplicate", "late", "pending"]
     learns: bool | None
+
+
+MAX_INTERESTS = 64
+Interest = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class UserRequest(Struct, forbid_unknown_fields=True):
+    """What a viewer said of themselves: tags that they picked at sign-up."""
+
+    interests: Annotated[list[Interest], Meta(max_length=MAX_INTERESTS)]
+
+
+class Taste(Struct):
+    """How much better than usual the viewer takes what has this attribute.
+
+    `long` and `lately` are rewards, drawn to 0 while little is known; `slots` is how many seen slots it rests on,
+    older ones counting less.
+    """
+
+    attribute: str
+    value: str
+    long: float
+    lately: float
+    slots: float
+
+
+class UserReply(Struct):
+    """What the service believes of a viewer, as of `position`: the strongest tastes either way."""
+
+    id: str
+    position: int
+    seen_slots: int
+    interests: list[str]
+    tastes: list[Taste]
+    not_interested: int
+    recently_shown: int
 
 
 class Item(Struct, forbid_unknown_fields=True):
@@ -352,6 +399,7 @@ class Slot(Struct, array_like=True):
     :param propensity: probability of this draw given the slots above
     :param score: None if a deadline cut the item off
     :param exploratory: outside the shortlist when it was drawn
+    :param dense: the item's dense columns, as `bandit.columns` lists them; none before there were any
     """
 
     id: str
@@ -359,6 +407,24 @@ class Slot(Struct, array_like=True):
     propensity: float
     score: float | None
     exploratory: bool
+    dense: list[float] = []
+
+
+class StatisticsStamp(Struct, array_like=True):
+    """What a decision knew of items and viewer beyond their features.
+
+    :param epoch: the statistics of items hold the log up to this position
+    :param at: log time of the epoch
+    :param viewer_pos: what was published of the viewer holds the log up to this position
+    :param read_to: the last record of the viewer's own that was read beyond it, for what they saw and do not want
+    :param digest: of the dense columns of all candidates, `bandit.columns.digest_of`
+    """
+
+    epoch: int
+    at: float
+    viewer_pos: int
+    read_to: int
+    digest: str
 
 
 class Decision(Struct, omit_defaults=True):
@@ -391,6 +457,7 @@ class Decision(Struct, omit_defaults=True):
     strength: float | None = None
     share: float | None = None
     explored: int = 0
+    statistics: StatisticsStamp | None = None
 
 
 class Withdraw(Struct):
@@ -482,6 +549,23 @@ class Release(Struct, omit_defaults=True):
     position: int
     by: str
     reason: str
+
+
+class Epoch(Struct):
+    """Statistics of items and viewers that hold all the log up to ``position``.
+
+    :param digest: of all that changed since the epoch before, chained to its digest
+    """
+
+    position: int
+    digest: str
+
+
+class UserRecord(Struct):
+    """What a viewer said of themselves."""
+
+    id: str
+    interests: list[str] = []
 
 
 class Base(Struct):

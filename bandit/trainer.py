@@ -21,7 +21,9 @@ from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
 from bandit.probe import Gate
 from bandit.scorer import weights_from_model
+from bandit.statistics import Statistics
 from bandit.store.data import DataDirectory
+from bandit.store.items import versions
 from bandit.store.log import LogRow, Txn
 from bandit.store.models import (
     PublishedModel,
@@ -35,6 +37,7 @@ from bandit.store.models import (
     write_trainer_state,
 )
 from bandit.store.serving import append_hold, kept_models, last_hold
+from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, stored_viewer
 
 IDLE_S = 0.02
 STATE_EVERY_S = 1.0
@@ -68,13 +71,21 @@ class Trainer:
         # What the newest publish says of where to read from; 0 until there is one that can be served.
         self._published_from = 0
         self._last_state = self._last_tick = self._last_checkpoint = self._last_look = clock()
-        self._last_publish = float("-inf")
+        self._last_publish = self._last_epoch = float("-inf")
+        self._epoch = newest_epoch(self._log)
+        self._statistics = Statistics(
+            lambda numbers: versions(self._log, numbers), self._stored_viewer, all_tallies(self._log)
+        )
         self._learner, self._course = self._resume()
 
     @property
     def position(self) -> int:
         """Of the last record that was folded."""
         return self._course.position
+
+    def _stored_viewer(self, user: str) -> bytes | None:
+        stored = stored_viewer(self._log, user)
+        return None if stored is None else stored.body
 
     # ------------------------------------------------------------ starting
 
@@ -95,9 +106,20 @@ class Trainer:
                 self._published_from, self._last_publish = model.reads_from, self._clock()
                 self._remember_hold(model)
             self._gate.passed(weights_from_model(read, self._data.args), model.learned)
-            return learner, Course(self._log, learner, position=model.position, reads_from=model.reads_from)
+            return learner, self._begin(learner, model.position, model.reads_from)
         learner = Learner(self._data.args, scratch=scratch)
-        return learner, Course(self._log, learner)
+        return learner, self._begin(learner, 0, 1)
+
+    def _begin(self, learner: Learner, position: int, reads_from: int) -> Course:
+        # Each publish writes an epoch if anything changed since the last: a model is never ahead of the statistics.
+        return Course(
+            self._log,
+            learner,
+            position=position,
+            reads_from=reads_from,
+            statistics=self._statistics,
+            counted=self._epoch.position,
+        )
 
     # ------------------------------------------------------------ the loop
 
@@ -106,14 +128,12 @@ class Trainer:
 
         :raises LogUnavailable: the log cannot be read or written now; nothing is lost, call again
         """
-        rows = self._log.read(self.position, READ_AT_ONCE)
+        rows = self._log.read(self.position, READ_AT_ONCE, candidates=True)
         for row in rows:
             self._learn_from(row)
-            if self._publish_is_due():
-                self._publish()
+            self._publish_if_due()
         now = self._clock()
-        if self._publish_is_due():
-            self._publish()
+        self._publish_if_due()
         if self._passed(self._last_state, STATE_EVERY_S):
             self._write_state(now)
         if not rows:
@@ -134,6 +154,27 @@ class Trainer:
         self._unwritten += lessons
         self._not_live += [(one.decision_pos, one.slot) for one in lessons if one.status == "learned"]
         self._learned_since += self._learner.n_learned - before
+
+    def _publish_if_due(self) -> None:
+        if self._publish_is_due():
+            self._publish()
+        # Statistics go on also where a model is held.
+        if self._statistics.dirty and self._passed(self._last_epoch, self._data.settings.publish_ms / 1000):
+            self._publish_epoch()
+
+    def _publish_epoch(self) -> None:
+        epoch = self._next_epoch()
+        self._log.append(lambda txn: append_epoch(txn, self._statistics, epoch))
+        self._epoch_is_written(epoch)
+
+    def _next_epoch(self) -> StoredEpoch:
+        self._last_epoch = self._clock()
+        at = self._log.time_at(self.position)
+        return StoredEpoch(self.position, at, self._statistics.digest(self._epoch.digest))
+
+    def _epoch_is_written(self, epoch: StoredEpoch) -> None:
+        self._epoch = epoch
+        self._statistics.clean()
 
     def _publish_is_due(self) -> bool:
         if self._published_from == 0 or self._learned_since:
@@ -187,9 +228,12 @@ class Trainer:
         state = self._state()
         held = last_hold(self._log)
         cannot_delete: list[OSError] = []
+        epoch = self._next_epoch() if self._statistics.dirty else None
 
         def write(txn: Txn) -> None:
             write_outcomes(txn, self._unwritten)
+            if epoch is not None:
+                append_epoch(txn, self._statistics, epoch)
             append_publish(txn, publish, weights_digest)
             write_trainer_state(txn, state)
             # Under the log's lock: nobody can roll back to a model that is just being deleted.
@@ -202,6 +246,8 @@ class Trainer:
         self._log.append(write)
         self._gate.passed(weights, publish.learned)
         self._not_live, self._accepted = [], False
+        if epoch is not None:
+            self._epoch_is_written(epoch)
         self._published_from = publish.reads_from
         self._unwritten = []
         self._learned_since = 0
@@ -317,6 +363,8 @@ class Trainer:
                 self._publish()
             elif self._unwritten:
                 self._write_state(self._clock())
+            if self._statistics.dirty:
+                self._publish_epoch()
         self.close()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import time
 import numpy as np
 from flask import Flask
 
-from bandit import candidates, slate
+from bandit import attributes, candidates, columns, slate
 from bandit.config import read_settings
 from bandit.errors import BanditError
 from bandit.features import hash_resolved, resolve_shared
@@ -60,6 +60,8 @@ def warm_up() -> None:
     """Compile every kernel of the rank path, or load it from numba's cache, before the first request."""
     slate.warm_up()
     candidates.warm_up()
+    attributes.warm_up()
+    columns.warm_up()
     args = ModelArgs.parse("-b 8 -q UI")
     table = ItemTable(2)
     rows = table.add(["a", "b"], [b"{}", b'{"x":1,"y":"z"}'])
@@ -76,6 +78,7 @@ def _keep_fresh(service: Service) -> None:
         time.sleep(REFRESH_S)
         try:
             service.ranker.refresh_model()
+            service.ranker.refresh_statistics()
             service.ranker.sync()
         except BanditError:
             # The log is away: requests say so themselves; look again.

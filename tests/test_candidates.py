@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from bandit.candidates import CATALOGUED, UNKNOWN, WITHDRAWN, CandidateCache, Known, number, unnumbered
+from bandit.candidates import CATALOGUED, UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, number, unnumbered
 from bandit.errors import InvalidFeatures, InvalidRequest
 from bandit.records import Candidate
 
@@ -16,10 +16,10 @@ class Catalogue:
     """Stands for the store; counts how often it is asked."""
 
     def __init__(self) -> None:
-        self.items: dict[str, Known] = {}
+        self.items: dict[str, Catalogued] = {}
         self.asked: list[str] = []
 
-    def look_up(self, ids: Sequence[str]) -> dict[str, Known]:
+    def look_up(self, ids: Sequence[str]) -> dict[str, Catalogued]:
         self.asked += ids
         return {item_id: self.items[item_id] for item_id in ids if item_id in self.items}
 
@@ -27,7 +27,7 @@ class Catalogue:
         return next(item.features for item in self.items.values() if item.version == version)
 
     def put(self, item_id: str, version: int, features: bytes = b'{"creator":"c1"}', withdrawn: bool = False) -> None:
-        self.items[item_id] = Known(version, features, withdrawn)
+        self.items[item_id] = Catalogued(version, features, withdrawn)
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def catalogue() -> Catalogue:
 
 
 def cache_of(catalogue: Catalogue, capacity: int = 100) -> CandidateCache:
-    return CandidateCache(catalogue.look_up, catalogue.version_text, capacity)
+    return CandidateCache(
+        catalogue.look_up, catalogue.version_text, lambda after, keys: (0, 0.0, {}), capacity
+    )
 
 
 def inline(item_id: str, features: bytes) -> Candidate:

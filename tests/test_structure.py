@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "bandit.attributes",
+                "bandit.columns",
                 "bandit.config",
                 "bandit.exploration",
                 "bandit.explore",
@@ -27,12 +28,14 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.fold",
                 "bandit.guard",
                 "bandit.model_args",
+                "bandit.offered",
                 "bandit.presets",
                 "bandit.profiles",
                 "bandit.reward",
                 "bandit.rules",
                 "bandit.signals",
                 "bandit.slate",
+                "bandit.statistics",
                 "bandit.tokenizer",
             }
         ),
@@ -44,12 +47,14 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.candidates",
                 "bandit.explain",
                 "bandit.item_table",
+                "bandit.knowledge",
                 "bandit.learner",
                 "bandit.lessons",
                 "bandit.probe",
                 "bandit.scorer",
                 "bandit.serving",
                 "bandit.store",
+                "bandit.viewers",
             }
         ),
     ),
@@ -231,9 +236,7 @@ def test_a_closed_door_is_seen() -> None:
         ("def f():\n    import a", "bandit.x", False, {"a"}),
     ],
 )
-def test_imports_are_read_in_every_form(
-    source: str, module: str, is_package: bool, expected: set[str]
-) -> None:
+def test_imports_are_read_in_every_form(source: str, module: str, is_package: bool, expected: set[str]) -> None:
     assert imported_names(source, module=module, is_package=is_package) == expected
 
 

@@ -122,12 +122,20 @@ def append_feedback(
     found = find_decision(txn, event_id)
     status: records.FeedbackStatus = "pending"
     unknown: list[str] = []
+    decision = None
     if found is not None:
         decision = _read(found)
         status = "late" if txn.now >= _window_end(txn, event_id, found.ts, decision, window_s_of) else "accepted"
         ranked = {slot.id for slot in decision.slots}
         unknown = [item.id for item in feedback.items if item.id not in ranked]
-    txn.append("feedback", records.encode(feedback), event_id=event_id, feedback_id=feedback_id, body_hash=body_hash)
+    txn.append(
+        "feedback",
+        records.encode(feedback),
+        event_id=event_id,
+        feedback_id=feedback_id,
+        body_hash=body_hash,
+        user=None if decision is None else decision.user,
+    )
     return FeedbackResult(event_id=event_id, status=status, feedback_id=feedback_id, unknown=unknown)
 
 

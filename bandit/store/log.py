@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -31,18 +32,20 @@ WAL_RESTART_PAGES = 16_384
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
 _INSERT = (
-    "INSERT INTO log (ts, kind, event_id, feedback_id, body_hash, payload, candidates) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO log (ts, kind, event_id, feedback_id, body_hash, payload, candidates, user)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
 class LogRow(NamedTuple):
-    """One record as it stands in the log; ``payload`` is JSON text."""
+    """One record as it stands in the log; ``payload`` is JSON text, ``candidates`` those of a decision if asked for."""
 
     pos: int
     ts: float
     kind: str
     event_id: str | None
     payload: bytes
+    candidates: bytes | None = None
 
 
 class Txn:
@@ -65,9 +68,15 @@ class Txn:
         feedback_id: str | None = None,
         body_hash: bytes | None = None,
         candidates: bytes | None = None,
+        user: str | None = None,
     ) -> int:
-        """Position of the new record."""
-        cursor = self.execute(_INSERT, (self.now, kind, event_id, feedback_id, body_hash, payload.decode(), candidates))
+        """Position of the new record.
+
+        :param user: whose it is, so that their next feed heeds it at once
+        """
+        cursor = self.execute(
+            _INSERT, (self.now, kind, event_id, feedback_id, body_hash, payload.decode(), candidates, user)
+        )
         position = cursor.lastrowid
         assert position is not None
         return position
@@ -347,13 +356,14 @@ class EventLog:
             self.last_error = f"{type(error).__name__}: {error}"
             raise LogUnavailable(f"the log at {self.path.name} cannot be opened ({error})") from error
 
-    def read(self, after: int, limit: int) -> list[LogRow]:
-        """The next records in order, without their candidate lists; short, so that the WAL can be recycled."""
+    def read(self, after: int, limit: int, *, candidates: bool = False) -> list[LogRow]:
+        """The next records in order; short, so that the WAL can be recycled."""
         rows = self.query(
-            "SELECT pos, ts, kind, event_id, CAST(payload AS BLOB) FROM log WHERE pos > ? ORDER BY pos LIMIT ?",
+            f"SELECT pos, ts, kind, event_id, CAST(payload AS BLOB){', candidates' if candidates else ''}"
+            " FROM log WHERE pos > ? ORDER BY pos LIMIT ?",
             (after, limit),
         )
-        return list(map(LogRow._make, rows))
+        return list(starmap(LogRow, rows))
 
     def read_kinds(self, kinds: Sequence[str], *, after: int = 0) -> list[LogRow]:
         """All records of some rare kinds (config, publish, base), in order."""
@@ -364,7 +374,7 @@ class EventLog:
             f" AND kind IN ({marks}) AND pos > ? ORDER BY pos",
             (after,),
         )
-        return list(map(LogRow._make, rows))
+        return list(starmap(LogRow, rows))
 
     def read_control(self, after: int) -> list[LogRow]:
         """Records that change what is served, in order; 14 microseconds when there are none."""
@@ -373,7 +383,7 @@ class EventLog:
             " WHERE kind IN ('items', 'withdraw', 'config', 'rollback', 'release') AND pos > ? ORDER BY pos",
             (after,),
         )
-        return list(map(LogRow._make, rows))
+        return list(starmap(LogRow, rows))
 
     def last_position(self) -> int:
         """Position of the newest record; 0 for an empty log."""

@@ -179,3 +179,46 @@ def m005_guard(db: Database) -> None:
             release_pos INTEGER NOT NULL
         )"""
     )
+
+
+@migrations()
+def m006_statistics(db: Database) -> None:
+    """Whose record it is; and statistics, as the trainer folded them from the log."""
+    db.execute("ALTER TABLE log ADD COLUMN user TEXT")
+    db.execute("CREATE INDEX log_user ON log(user, pos) WHERE user IS NOT NULL")
+    db.execute(
+        """CREATE TABLE epochs (
+            position INTEGER PRIMARY KEY,
+            at REAL NOT NULL,
+            digest TEXT NOT NULL
+        )"""
+    )
+    db.execute(
+        """CREATE TABLE tallies (
+            key INTEGER PRIMARY KEY,
+            epoch INTEGER NOT NULL,
+            shown REAL NOT NULL,
+            seen REAL NOT NULL,
+            reward REAL NOT NULL,
+            watched REAL NOT NULL,
+            completion REAL NOT NULL,
+            negative REAL NOT NULL,
+            first_at REAL NOT NULL,
+            offered REAL NOT NULL
+        )"""
+    )
+    db.execute("CREATE INDEX tallies_epoch ON tallies(epoch)")
+    db.execute(
+        """CREATE TABLE viewers (
+            user TEXT PRIMARY KEY,
+            position INTEGER NOT NULL,
+            body BLOB NOT NULL
+        ) WITHOUT ROWID"""
+    )
+    db.execute(
+        """CREATE TABLE attribute_names (
+            key INTEGER PRIMARY KEY,
+            attribute TEXT NOT NULL,
+            value TEXT NOT NULL
+        )"""
+    )

@@ -1,0 +1,134 @@
+"""What a worker knows of the candidates it has met: their attributes, and the tallies of one epoch.
+
+Rows are those of an item table. Tallies are read when an item is first met, and again when an epoch says that they
+changed; all that a request sees is of one epoch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bandit.attributes import Attributes, AttributeTable, ItemAttributes
+from bandit.columns import Places
+from bandit.statistics import TALLY_WIDTH, TOTAL
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+#: Rows of the table of tallies.
+EVERYTHING, NOTHING = 0, 1
+
+#: (position, log time) of the newest epoch, and tallies as of it: those that changed after an earlier one, and those
+#: of some keys.
+ReadTallies = Callable[[int, Sequence[int]], tuple[int, float, Mapping[int, Sequence[float]]]]
+
+
+class EpochView(NamedTuple):
+    """Tallies of one epoch; never changes.
+
+    :ivar position: of the log, that they hold
+    :ivar at: its log time
+    :ivar tallies: shape (m, TALLY_WIDTH)
+    """
+
+    position: int
+    at: float
+    tallies: F64
+
+
+class Known(NamedTuple):
+    """What is known of n candidates."""
+
+    attributes: Attributes
+    places: Places
+    epoch: EpochView
+
+
+class Knowledge:
+    """Of the rows of one item table. One writer at a time (`add`, `refresh`); readers at any time.
+
+    :param capacity: rows, at most
+    """
+
+    def __init__(self, capacity: int, read: ReadTallies) -> None:
+        self._read = read
+        self._attributes = AttributeTable(capacity)
+        self._writing = threading.Lock()
+        self._place_of: dict[int, int] = {TOTAL: EVERYTHING}
+        self._item_at = np.zeros(1024, np.int64)
+        self._creator_at = np.zeros(1024, np.int64)
+        self._tag_at = np.zeros(1024, np.int64)
+        self._n_tags = 0
+        self._epoch = EpochView(0, 0.0, np.zeros((2, TALLY_WIDTH)))
+        self.refresh()
+
+    def add(self, rows: I32, items: Sequence[ItemAttributes]) -> None:
+        """New rows, each in the order in which the table has them.
+
+        :raises LogUnavailable: nothing is known of them
+        """
+        if not len(rows):
+            return
+        with self._writing:
+            wanted = {key for item in items for key in (item.item, item.creator, *item.tags) if key}
+            new = [key for key in wanted if key not in self._place_of]
+            self._update(new)
+            place_of = self._place_of
+            last = int(rows.max()) + 1
+            self._item_at, self._creator_at = (_longer(a, last) for a in (self._item_at, self._creator_at))
+            self._item_at[rows] = [place_of[item.item] for item in items]
+            self._creator_at[rows] = [place_of[item.creator] if item.creator else NOTHING for item in items]
+            tags = [place_of[tag] for item in items for tag in item.tags]
+            self._tag_at = _longer(self._tag_at, self._n_tags + len(tags))
+            self._tag_at[self._n_tags : self._n_tags + len(tags)] = tags
+            self._n_tags += len(tags)
+            self._attributes.put(rows, items)
+
+    def refresh(self) -> None:
+        """See the newest epoch.
+
+        :raises LogUnavailable: the one before is still seen
+        """
+        with self._writing:
+            self._update([])
+
+    def _update(self, new: Sequence[int]) -> None:
+        before = self._epoch
+        position, at, found = self._read(before.position, new)
+        if position == before.position and not new:
+            return
+        for key in new:
+            self._place_of[key] = len(self._place_of) + 1
+        size = len(self._place_of) + 1
+        changed = [(place, tally) for key, tally in found.items() if (place := self._place_of.get(key)) is not None]
+        tallies = before.tallies
+        if size > len(tallies):
+            tallies = np.zeros((2 * size, TALLY_WIDTH))
+            tallies[: len(before.tallies)] = before.tallies
+        elif position != before.position:
+            # Readers hold the old one. Rows of new keys alone nobody reads yet.
+            tallies = tallies.copy()
+        if changed:
+            tallies[[place for place, _ in changed]] = [tally for _, tally in changed]
+        self._epoch = EpochView(position, at, tallies)
+
+    def of(self, rows: I32) -> Known:
+        """What is known of these rows, as of one epoch."""
+        attributes = self._attributes.gather(rows)
+        places = Places(self._item_at[rows], self._creator_at[rows], self._attributes.gather_tags(rows, self._tag_at))
+        # Last: whatever the places point to is in it.
+        return Known(attributes, places, self._epoch)
+
+
+def _longer(array: I64, size: int) -> I64:
+    if size <= len(array):
+        return array
+    longer = np.zeros(max(size, 2 * len(array)), np.int64)
+    longer[: len(array)] = array
+    return longer

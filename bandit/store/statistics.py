@@ -1,0 +1,113 @@
+"""Epochs of statistics: written by the trainer with the position they hold, read by workers in one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import starmap
+from typing import NamedTuple
+
+import msgspec
+
+from bandit import records
+from bandit.statistics import Statistics, Tally
+from bandit.store.log import EventLog, LogRow, Txn
+
+# Of one viewer, so many records since what was published of them are read; the newest count.
+MAX_OWN_ROWS = 200
+
+_TALLY = "shown, seen, reward, watched, completion, negative, first_at, offered"
+
+
+class StoredEpoch(NamedTuple):
+    """A row of ``epochs``: statistics that hold the log up to ``position``, whose log time is ``at``."""
+
+    position: int
+    at: float
+    digest: str
+
+
+#: Before anything was counted.
+NO_EPOCH = StoredEpoch(0, 0.0, "")
+
+
+class StoredViewer(NamedTuple):
+    """A viewer as published; ``body`` is `profiles.Viewer.encode`."""
+
+    position: int
+    body: bytes
+
+
+def newest_epoch(log: EventLog) -> StoredEpoch:
+    """The last one written; `NO_EPOCH` if there is none."""
+    rows = log.query("SELECT position, at, digest FROM epochs ORDER BY position DESC LIMIT 1")
+    return StoredEpoch._make(rows[0]) if rows else NO_EPOCH
+
+
+def append_epoch(txn: Txn, statistics: Statistics, epoch: StoredEpoch) -> None:
+    """Log that the statistics hold everything up to a position, and let workers read them."""
+    txn.append("epoch", records.encode(records.Epoch(position=epoch.position, digest=epoch.digest)))
+    txn.execute("INSERT OR REPLACE INTO epochs (position, at, digest) VALUES (?, ?, ?)", epoch)
+    txn.executemany(
+        f"INSERT OR REPLACE INTO tallies (key, epoch, {_TALLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(key, epoch.position, *statistics.tally(key)) for key in statistics.changed_tallies()],
+    )
+    txn.executemany(
+        "INSERT OR REPLACE INTO viewers (user, position, body) VALUES (?, ?, ?)",
+        [(user, epoch.position, statistics.viewer(user).encode()) for user in sorted(statistics.changed_viewers)],
+    )
+    txn.executemany(
+        "INSERT OR IGNORE INTO attribute_names (key, attribute, value) VALUES (?, ?, ?)",
+        [(key, *name) for key, name in sorted(statistics.new_names.items())],
+    )
+
+
+def all_tallies(log: EventLog) -> dict[int, Tally]:
+    """Every tally by key, as of the newest epoch."""
+    return {row[0]: list(row[1:]) for row in log.query(f"SELECT key, {_TALLY} FROM tallies")}
+
+
+def changed_tallies(log: EventLog, *, after: int, keys: Sequence[int] = ()) -> tuple[StoredEpoch, dict[int, Tally]]:
+    """The newest epoch; and, as of it, the tallies that changed after an earlier one, and those of some keys.
+
+    One statement, so one snapshot: what it says of one item is as old as what it says of another.
+    """
+    rows = log.query(
+        "SELECT * FROM (SELECT -1 AS key, position, at, digest, 0, 0, 0, 0, 0 FROM epochs"
+        " ORDER BY position DESC LIMIT 1)"
+        f" UNION ALL SELECT key, {_TALLY} FROM tallies WHERE epoch > ?"
+        f" UNION ALL SELECT key, {_TALLY} FROM tallies WHERE key IN (SELECT value FROM json_each(?))",
+        (after, msgspec.json.encode(list(keys)).decode()),
+    )
+    if not rows:
+        return NO_EPOCH, {}
+    return StoredEpoch._make(rows[0][1:4]), {row[0]: list(row[1:]) for row in rows[1:]}
+
+
+def stored_viewer(log: EventLog, user: str) -> StoredViewer | None:
+    """What was published of a viewer."""
+    rows = log.query("SELECT position, body FROM viewers WHERE user = ?", (user,))
+    return StoredViewer(rows[0][0], bytes(rows[0][1])) if rows else None
+
+
+def own_rows(log: EventLog, user: str, after: int) -> list[LogRow]:
+    """A viewer's own records after a position, in order; 14 microseconds when there are none."""
+    rows = log.query(
+        "SELECT pos, ts, kind, event_id, CAST(payload AS BLOB) FROM log WHERE user = ? AND pos > ?"
+        " ORDER BY pos DESC LIMIT ?",
+        (user, after, MAX_OWN_ROWS),
+    )
+    return list(starmap(LogRow, reversed(rows)))
+
+
+def names_of(log: EventLog, keys: Sequence[int]) -> Mapping[int, tuple[str, str]]:
+    """(attribute, value) by key, of those that were ever counted."""
+    rows = log.query(
+        "SELECT key, attribute, value FROM attribute_names WHERE key IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(list(keys)).decode(),),
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def put_user(txn: Txn, record: records.UserRecord) -> int:
+    """Log what a viewer said of themselves; the position of the record."""
+    return txn.append("user", records.encode(record), user=record.id)
