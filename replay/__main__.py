@@ -15,6 +15,7 @@ COMMANDS = {
     "convert": "write a log in another format",
     "rebuild": "build every published model again from the log, and compare byte for byte",
     "demo": "play MovieLens viewers against a service, and draw the learning curve",
+    "simulate": "play simulated viewers, whose taste is known, against the service and simpler policies",
 }
 
 

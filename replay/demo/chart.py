@@ -57,23 +57,23 @@ def _shares(axes: Any, played: Played) -> None:
         ("most popular", played.popular, POPULAR, 1.6),
         ("random", played.uniform, UNIFORM, 1.6),
     )
-    at = _places(len(played.service))
+    at = places(len(played.service))
     for name, rewards, colour, line in curves:
         axes.plot(at, moving_mean(rewards, width)[at - 1], color=colour, lw=line, label=name)
     title = f"Shown films that the viewer liked, mean of {width} visits\n(some viewers like less: all curves fall)"
-    _finish(axes, title, len(played.service))
+    finish(axes, title, len(played.service))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     # In the order of what they earned in all: the last point is an average over few visits.
     labels = [
         (f"{name} {100 * rewards.mean():.1f} %", float(moving_mean(rewards, width)[-1]), colour)
         for name, rewards, colour, _ in sorted(curves, key=lambda curve: float(curve[1].mean()))
     ]
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
 
 
 def _extra_likes(axes: Any, played: Played) -> None:
     n, slots = played.slot_rewards.shape
-    at = _places(n)
+    at = places(n)
     curves = (
         ("feed-bandit", np.cumsum(played.service - played.uniform) * slots, SERVICE, 2.4),
         ("most popular", np.cumsum(played.popular - played.uniform) * slots, POPULAR, 1.6),
@@ -81,15 +81,15 @@ def _extra_likes(axes: Any, played: Played) -> None:
     for name, extra, colour, line in curves:
         axes.plot(at, extra[at - 1], color=colour, lw=line, label=name)
     axes.axhline(0.0, color=UNIFORM, lw=1.6)
-    _finish(axes, "Films liked beyond what random ones would bring,\nadded up", n)
+    finish(axes, "Films liked beyond what random ones would bring,\nadded up", n)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+,.0f}" if value else "0")
     labels = [(f"{name} {extra[-1]:+,.0f}", float(extra[-1]), colour) for name, extra, colour, _ in curves]
-    _label_ends(axes, sorted([("random", 0.0, UNIFORM), *labels], key=lambda label: label[1]))
+    label_ends(axes, sorted([("random", 0.0, UNIFORM), *labels], key=lambda label: label[1]))
 
 
-def _finish(axes: Any, title: str, n: int) -> None:
+def finish(axes: Any, title: str, n: int, unit: str = "visits") -> None:
     axes.set_title(title, loc="left", fontsize=10.5, color=INK)
-    axes.set_xlabel("visits", color=INK)
+    axes.set_xlabel(unit, color=INK)
     axes.set_xlim(1, max(2, n))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -98,7 +98,7 @@ def _finish(axes: Any, title: str, n: int) -> None:
     axes.tick_params(colors=INK, length=0)
 
 
-def _label_ends(axes: Any, labels: list[tuple[str, float, str]]) -> None:
+def label_ends(axes: Any, labels: list[tuple[str, float, str]]) -> None:
     """Names at the right ends of curves, from below, moved up where they would overlap."""
     low, high = axes.get_ylim()
     apart = (high - low) * 0.065
@@ -118,6 +118,6 @@ def moving_mean(values: F64, width: int) -> F64:
     return mean
 
 
-def _places(n: int) -> npt.NDArray[np.int64]:
+def places(n: int) -> npt.NDArray[np.int64]:
     """Visits that get a point: more would not be seen, and fill the file."""
     return np.unique(np.linspace(1, n, min(n, POINTS)).round().astype(np.int64))

@@ -108,7 +108,7 @@ def play(
     learned_before = client.n_learned()
     for place, visit in enumerate(visits):
         if place % MOST_AHEAD == 0:
-            _catch_up(client, learned_before + place * slots)
+            catch_up(client, learned_before + place * slots)
         by_popularity[place] = popular.show(visit, slots)
         features: Features = {**data.viewers[visit.viewer], "taste": tastes.of(visit.viewer)}
         reply = _rank(client, visit, features, slots)
@@ -155,7 +155,7 @@ def _tell(client: Client, event_id: str, rewards: Mapping[str, float]) -> None:
     client.call("POST", "/v1/feedback", {"feedback_id": event_id, "event_id": event_id, "items": items})
 
 
-def _catch_up(client: Client, n_learned: int) -> None:
+def catch_up(client: Client, n_learned: int) -> None:
     """Wait until the served model has learned so many slots.
 
     :raises ServiceFailed: it does not

@@ -1,0 +1,234 @@
+"""The service in the simulated world: in this process with the world's own clock, or over HTTP."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+
+from bandit import records
+from bandit.config import Config, Settings
+from bandit.errors import InvalidConfig
+from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, RankRequest, User
+from bandit.service import Service
+from bandit.store.data import DataDirectory
+from bandit.trainer import Trainer
+from replay.demo.client import Client, ServiceFailed
+from replay.demo.play import catch_up
+from replay.simulate.kernels import I64
+from replay.simulate.policies import Heard
+from replay.simulate.world import BEGINS, Feed, World, hour_of
+
+#: The trainer sees time pass once in so many requests, and publishes at most then: to publish takes as long as
+#: several requests.
+PUBLISH_EVERY: Final = 10
+#: Over HTTP the player waits until all it has told is learned, after so many requests.
+MOST_AHEAD: Final = 20
+ITEMS_A_CALL: Final = 1_000
+
+_DAYPARTS: Final = ("night", "morning", "afternoon", "evening")
+
+
+class Words:
+    """What a client of the service says about feeds of a world.
+
+    :param event: begins every event id
+    :param item: begins every item id
+    """
+
+    def __init__(self, world: World, *, event: str, item: str = "") -> None:
+        self._world = world
+        self._event = event
+        self._ids = [f"{item}{each}" for each in world.catalogue.ids]
+        self._put = 0
+
+    def new_items(self, feed: Feed) -> list[Item]:
+        """The items that came since this was asked last, with what is told of them."""
+        first, self._put = self._put, max(self._put, self._world.n_items_at(feed.number))
+        features = self._world.catalogue.features
+        return [Item(self._ids[item], msgspec.Raw(records.encode(features(item)))) for item in range(first, self._put)]
+
+    def event_id(self, feed: Feed) -> str:
+        """The id of a request."""
+        return f"{self._event}-{feed.number}"
+
+    def request(self, feed: Feed, n_slots: int) -> RankRequest:
+        """A request for a ranking."""
+        user = User(f"viewer-{feed.viewer}")
+        if self._world.is_told[feed.viewer]:
+            user.features = {"interests": self._world.interests(feed.viewer)}
+        return RankRequest(
+            candidates=[self._ids[item] for item in feed.candidates.tolist()],
+            event_id=self.event_id(feed),
+            user=user,
+            context={"daypart": _DAYPARTS[hour_of(feed.at) // 6]},
+            slots=n_slots,
+        )
+
+    def places(self, feed: Feed, ids: list[str]) -> I64:
+        """Where these items stand among the candidates."""
+        place_of = {self._ids[item]: place for place, item in enumerate(feed.candidates.tolist())}
+        return np.array([place_of[each] for each in ids], np.int64)
+
+    def feedback(self, heard: Heard) -> Feedback:
+        """What is told of a feed: of everything seen, whatever came of it, and so at once for good."""
+        event_id = self.event_id(heard.feed)
+        items = [
+            ItemFeedback(id=self._ids[item], signals=said, final=True)
+            for item, said in zip(heard.items.tolist(), heard.said, strict=True)
+        ]
+        return Feedback(event_id=event_id, items=items, feedback_id=f"{event_id}-{heard.part}")
+
+
+class _Clock:
+    """UTC seconds of the world."""
+
+    def __init__(self) -> None:
+        self.now = BEGINS
+
+    def __call__(self) -> float:
+        return self.now
+
+    def reach(self, now: float) -> None:
+        self.now = max(self.now, now)
+
+
+class InProcess:
+    """Service and trainer over one data directory, stepped by hand: the same numbers for the same seed.
+
+    :param directory: the data directory; must exist and be empty
+    :param config: parts of the config that are to be others than the shipped ones
+    :param vw: the learner's arguments; None for the shipped ones
+    :raises InvalidConfig: the config cannot be in force
+    """
+
+    name = "feed-bandit"
+
+    def __init__(
+        self, world: World, directory: Path, *, config: dict[str, Any] | None = None, vw: str | None = None
+    ) -> None:
+        seed = world.scenario.seed
+        # Every draw follows from the event id and this: a seed for both, and all comes out as it did before.
+        secret = hashlib.blake2b(b"simulated %d" % seed, digest_size=32).hexdigest()
+        (directory / "secret").write_text(secret + "\n")
+        settings = Settings(directory, durable=False, publish_ms=10)
+        if vw is not None:
+            settings = dataclasses.replace(settings, vw=vw)
+        self._words = Words(world, event=f"s{seed}")
+        self._clock, self._pace = _Clock(), _Clock()
+        self._data = DataDirectory(settings, clock=self._clock)
+        self._trainer = Trainer(self._data, clock=self._pace)
+        self._trainer.step()
+        self.service = Service(self._data, clock=self._clock)
+        if config:
+            self.service.put_config(changed(Config(), config), expected=self.service.config().version)
+        self.fallbacks = 0
+        self._learned: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pace.reach(self._clock.now + 1.0)
+        while self._trainer.step():
+            pass
+        self.service.ranker.refresh_model()
+        self._learned = self.service.model().learned_slots
+        self._trainer.run(lambda: True)
+        self._data.close()
+
+    @property
+    def learned(self) -> int:
+        """Slots that the model now served has learned; after the end, all that there was to learn."""
+        return self.service.model().learned_slots if self._learned is None else self._learned
+
+    @property
+    def config(self) -> Config:
+        """The config in force."""
+        return self.service.config().document
+
+    def rank(self, feed: Feed, n_slots: int) -> I64:
+        self._clock.reach(feed.at)
+        if feed.number % PUBLISH_EVERY == 0:
+            self._pace.reach(feed.at)
+        while self._trainer.step():
+            pass
+        self.service.ranker.refresh_model()
+        new = self._words.new_items(feed)
+        if new:
+            self.service.put_items(ItemsRequest(new))
+        reply = self.service.rank(self._words.request(feed, n_slots))
+        self.fallbacks += reply.fallback is not None
+        return self._words.places(feed, [slot.id for slot in reply.ranking])
+
+    def hear(self, heard: Heard, *, now: float) -> None:
+        self._clock.reach(now)
+        self.service.feedback([self._words.feedback(heard)])
+
+
+class OverHttp:
+    """A service that runs already. Its time is the real one: a simulated day passes for it in seconds.
+
+    :param event: begins every event id; another one for every run
+    """
+
+    name = "feed-bandit"
+
+    def __init__(self, world: World, client: Client, *, event: str) -> None:
+        self._client = client
+        self._words = Words(world, event=event, item="sim-")
+        self._config: Config = msgspec.convert(client.call("GET", "/v1/config")[0], Config)
+        self._told: set[str] = set()
+        self._learned = client.n_learned()
+        self.fallbacks = 0
+
+    @property
+    def config(self) -> Config:
+        """The config that was in force when this was made."""
+        return self._config
+
+    def rank(self, feed: Feed, n_slots: int) -> I64:
+        if feed.number % MOST_AHEAD == 0:
+            catch_up(self._client, self._learned)
+        new = self._words.new_items(feed)
+        for start in range(0, len(new), ITEMS_A_CALL):
+            self._client.call("PUT", "/v1/items", _plain(ItemsRequest(new[start : start + ITEMS_A_CALL])))
+        reply, _ = self._client.call("POST", "/v1/rank", _plain(self._words.request(feed, n_slots)))
+        self.fallbacks += reply["fallback"] is not None
+        if reply["unknown"]:
+            raise ServiceFailed(f"{len(reply['unknown'])} items are unknown; does anybody else change the catalogue?")
+        return self._words.places(feed, [slot["id"] for slot in reply["ranking"]])
+
+    def hear(self, heard: Heard, *, now: float) -> None:
+        # Real time has not passed as simulated time has: what comes too late for the world is not sent at all.
+        if heard.late:
+            return
+        feedback = self._words.feedback(heard)
+        assert isinstance(feedback.feedback_id, str)
+        if feedback.feedback_id not in self._told:
+            self._told.add(feedback.feedback_id)
+            self._learned += len(feedback.items)
+        self._client.call("POST", "/v1/feedback", _plain(feedback))
+
+
+def _plain(struct: msgspec.Struct) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(struct))
+
+
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """A config with some parts changed.
+
+    :raises InvalidConfig: there is no such part, or it cannot be so
+    """
+    try:
+        made: Config = msgspec.convert({**msgspec.to_builtins(config), **changes}, Config)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"this config cannot be used: {error}") from None
+    return made
