@@ -147,5 +147,3 @@ def mean_rewards(world: World, truth: Truth, number: int, at: float) -> F64:
         total += truth.first(Choices(each, nothing, nothing, tags, rows))
     mean: F64 = total / len(logits)
     return mean
-
-

@@ -129,5 +129,3 @@ def describe(plays: Sequence[Played], scenario: Scenario, new: npt.NDArray[np.bo
         values = [each["new_viewers_value"][name] for name in names]
         lines.append(f"{each['policy']:<15} " + " ".join(f"{value:>+9.3f}" for value in values))
     return "\n".join(lines)
-
-

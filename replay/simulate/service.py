@@ -119,6 +119,7 @@ class InProcess:
         settings = Settings(directory, durable=False, publish_ms=10)
         if vw is not None:
             settings = dataclasses.replace(settings, vw=vw)
+        self.world = world
         self._words = Words(world, event=f"s{seed}")
         self._clock, self._pace = _Clock(), _Clock()
         self._data = DataDirectory(settings, clock=self._clock)

@@ -32,7 +32,7 @@ def reward_of(document: Config) -> RewardOf:
     live = LiveConfig(0, document)
 
     def reward(signals: Mapping[str, float], length_s: float) -> float:
-        value = configured_reward(signals, None, live)
+        value = configured_reward(signals, None, live, length_s)
         if value is None:
             raise BadQuestion(f"the reward {document.reward!r} has no value for the signals {dict(signals)}")
         return value
