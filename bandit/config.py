@@ -118,12 +118,13 @@ class Signal(Struct, forbid_unknown_fields=True):
     """What one signal means.
 
     `combine`: how repeated reports become one value. `evidence`: the client sends it for every seen
-    item whatever the outcome (as it does watch time, or a skip), so that it proves that the slot was
-    seen. A like is no such evidence: taken as one, it would teach that whatever is seen is liked.
+    item whatever the outcome (as it does watch time), so that it proves that the slot was seen. A like
+    is no such evidence: taken as one, it would teach that whatever is seen is liked. With `above` a
+    signal that is sent for some outcomes only proves that the slots *above* were seen, never its own.
     """
 
     combine: Literal["sum", "max", "last"] = "max"
-    evidence: bool = False
+    evidence: bool | Literal["above"] = False
 
 
 SignalName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$(?!\n)")]
@@ -149,7 +150,7 @@ class Config(Struct, forbid_unknown_fields=True):
     signals: Annotated[dict[SignalName, Signal], Meta(max_length=64)] = msgspec.field(
         default_factory=lambda: {
             "watch_s": Signal(combine="max", evidence=True),
-            "skip": Signal(combine="max", evidence=True),
+            "skip": Signal(combine="max", evidence="above"),
             "like": Signal(combine="last"),
             "comment": Signal(combine="sum"),
             "share": Signal(combine="sum"),

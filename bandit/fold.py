@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,6 +19,9 @@ from bandit.config import LiveConfig
 from bandit.records import ActivateRequest, Decision, Feedback, ItemFeedback, Slot, UserRecord
 from bandit.reward import combine
 from bandit.signals import LengthsOf, no_lengths, worth
+
+#: How counts of learned slots by their evidence begin.
+EVIDENCE: Final = "evidence "
 
 
 class Record(NamedTuple):
@@ -462,7 +465,7 @@ class Fold:
             if only is None or status == "learned":
                 self.counts[status] += 1
                 if status == "learned":
-                    self.counts[f"evidence {evidence}"] += 1
+                    self.counts[f"{EVIDENCE}{evidence}"] += 1
             yield Lesson(
                 decision_pos=decision.pos,
                 slot=index,
@@ -484,6 +487,8 @@ class Fold:
         """Why each slot counts as seen, or None; never from the slot's own reward."""
         document = config.document
         found: list[str | None] = []
+        # The last slot that a signal speaks of which proves those above it, and not its own.
+        proves_above = -1
         for index, slot in enumerate(stored.slots):
             state = decision.items.get(slot.id) if decision.items is not None else None
             shown = decision.n_shown is None or index < decision.n_shown
@@ -491,13 +496,16 @@ class Fold:
             if state is not None and state.seen is not None:
                 evidence = "impression" if state.seen else "declared unseen"
             elif state is not None:
-                names = [n for n in state.signals if n in document.signals and document.signals[n].evidence]
-                evidence = f"signal:{min(names)}" if names else None
+                proofs = {n: document.signals[n].evidence for n in state.signals if n in document.signals}
+                evidence = min((f"signal:{n}" for n, proof in proofs.items() if proof is True), default=None)
+                if "above" in proofs.values():
+                    proves_above = index
             if evidence is None and document.evidence == "served" and decision.activated and shown:
                 evidence = "activation"
             found.append(evidence)
         later_seen = False
         for index in range(len(found) - 1, -1, -1):
+            later_seen = later_seen or index < proves_above
             if found[index] is None and later_seen and cascade:
                 found[index] = "cascade"
             elif found[index] == "declared unseen":

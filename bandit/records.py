@@ -303,7 +303,10 @@ class ServingReply(Struct):
 
 
 class ModelReply(Struct):
-    """The model that this worker serves, and how far behind the log the trainer is."""
+    """The model that this worker serves, and how far behind the log the trainer is.
+
+    `evidence`: slots learned since the trainer started, by what proved that they were seen.
+    """
 
     version: str | None
     position: int | None
@@ -316,6 +319,7 @@ class ModelReply(Struct):
     lag_records: int
     problem: str | None
     serving: ServingReply
+    evidence: dict[str, int] = {}
 
 
 class SlotStory(Struct):

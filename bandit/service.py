@@ -12,7 +12,7 @@ from bandit.candidates import NO_FEATURES
 from bandit.config import Config, LiveConfig, check_config
 from bandit.errors import InvalidRequest, LogUnavailable, UnknownDecision, UnknownItem
 from bandit.features import resolve_item
-from bandit.fold import closes_at
+from bandit.fold import EVIDENCE, closes_at
 from bandit.item_table import parse_features
 from bandit.ranker import Ranker
 from bandit.records import (
@@ -52,6 +52,8 @@ from bandit.store.serving import serving
 
 # Of a bulk upsert, so many in one transaction: the lock is held for some 10 ms, and rankings wait for it.
 ITEMS_A_TRANSACTION = 500
+# So many slots and no lesson: the clients send nothing that is evidence.
+UNPROVEN = 1_000
 # It writes its state every ten seconds even when idle.
 TRAINER_SILENT_S = 30.0
 
@@ -259,6 +261,11 @@ class Service:
             lag_records=max(0, last - position),
             problem=problem,
             serving=self.serving(),
+            evidence={
+                what.removeprefix(EVIDENCE): count
+                for what, count in sorted(self.fold_counts().items())
+                if what.startswith(EVIDENCE)
+            },
         )
 
     def serving(self) -> ServingReply:
@@ -314,6 +321,11 @@ class Service:
             found.append(
                 f"rolled back to model {pinned.pinned} by the {pinned.by} ({pinned.reason}); newer ones wait for "
                 "POST /v1/model/release"
+        counts = {} if state is None else self.fold_counts()
+        if counts.get("unseen", 0) >= UNPROVEN and "learned" not in counts:
+            found.append(
+                f"feedback came for {counts['unseen']} slots since the trainer started, and nothing of it proves that "
+                "one was seen, so nothing is learned; send watch_s or 'seen' of every seen slot"
             )
         return found
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": "is this log sound? propensities, joins, duplicates, by day and release",
     "convert": "write a log in another format",
     "rebuild": "build every published model again from the log, and compare byte for byte",
+    "watch-table": "how long do viewers watch videos of each length? prints it for the config",
     "demo": "play MovieLens viewers against a service, and draw the learning curve",
     "simulate": "play simulated viewers, whose taste is known, against the service and simpler policies",
 }
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
             subparsers.add_parser(name, help=summary)
             continue
         try:
-            command = importlib.import_module(f"replay.{name}")
+            command = importlib.import_module(f"replay.{name.replace('-', '_')}")
         except ImportError as error:
             print(_missing(name, error), file=sys.stderr)
             return 2

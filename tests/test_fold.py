@@ -18,7 +18,7 @@ from bandit.records import ActivateRequest, Decision, Feedback, ItemFeedback, Sl
 from bandit.store.configs import ConfigRecord, read_config
 
 START = 1_000.0
-REWARD = "min(watch_s, 60) / 60 + like + comment"
+REWARD = "min(watch_s, 60) / 60 + like + comment - skip / 2"
 
 
 class Story:
@@ -150,7 +150,7 @@ def a_story(rng: random.Random) -> Story:
 
 
 def an_item(rng: random.Random, item_id: str) -> ItemFeedback:
-    names = rng.sample(["watch_s", "like", "comment"], rng.choice([0, 1, 1, 2]))
+    names = rng.sample(["watch_s", "like", "comment", "skip"], rng.choice([0, 1, 1, 2]))
     return ItemFeedback(
         id=item_id,
         signals={name: rng.choice([0.0, 1.0, 30.0]) for name in names},
@@ -282,10 +282,11 @@ def _lessons_of(
             continue
         n_shown = len(shown) if shown is not None and shown_by is not None and shown_by.pos < end.pos else len(ids)
         proofs = [_proof(reports, item, config, served_slot=served and at < n_shown) for at, item in enumerate(ids)]
+        above = [_proves_above(reports, item, config) for item in ids]
         for at, item in enumerate(ids):
             if at in taught or (not whole and item not in final):
                 continue
-            later = whole and any(proofs[at + 1 :]) and proofs[at] is None
+            later = whole and (any(proofs[at + 1 :]) or any(above[at + 1 :])) and proofs[at] is None
             seen = bool(proofs[at]) or later
             reward = _reward_of(reports, item, config)
             if not active:
@@ -314,9 +315,17 @@ def _proof(reports: Sequence[Feedback], item: str, config: LiveConfig, *, served
     if declared:
         return declared[-1]
     signals = {name for one in told for name in one.signals}
-    if signals & {name for name, signal in config.document.signals.items() if signal.evidence} or served_slot:
+    if signals & {name for name, signal in config.document.signals.items() if signal.evidence is True} or served_slot:
         return True
     return None
+
+
+def _proves_above(reports: Sequence[Feedback], item: str, config: LiveConfig) -> bool:
+    """Whether something was said of an item that proves the slots above it, unless it was declared unseen."""
+    told = [one for report in reports for one in report.items if one.id == item]
+    signals = {name for one in told for name in one.signals}
+    above = {name for name, signal in config.document.signals.items() if signal.evidence == "above"}
+    return bool(signals & above) and all(one.seen is None for one in told)
 
 
 def _reward_of(reports: Sequence[Feedback], item: str, config: LiveConfig) -> float | None:
@@ -326,7 +335,7 @@ def _reward_of(reports: Sequence[Feedback], item: str, config: LiveConfig) -> fl
     if explicit:
         return min(max(explicit[-1], low), high)
     values: dict[str, float] = {}
-    for name in ("watch_s", "like", "comment"):
+    for name in ("watch_s", "like", "comment", "skip"):
         sent = [one.signals[name] for one in told if name in one.signals]
         if sent:
             how = config.document.signals[name].combine
@@ -404,6 +413,30 @@ def test_a_like_alone_proves_nothing_seen() -> None:
     story.wait(10.0)
     story.tick()
     assert story.statuses() == ["unseen"] * 3
+
+
+def test_a_skip_alone_proves_the_slots_above_and_not_its_own() -> None:
+    """Sent only when it happens, it would teach that whatever is seen is skipped."""
+    story = Story()
+    story.decide("e", "abcd")
+    story.report("e", ItemFeedback("b", {"skip": 1.0}), ItemFeedback("c", {"skip": 1.0}))
+    story.wait(10.0)
+    story.tick()
+    assert [(one.status, one.evidence, one.reward) for one in story.lessons()] == [
+        ("learned", "cascade", 0.0), ("learned", "cascade", -0.5), ("unseen", None, None), ("unseen", None, None),
+    ]  # fmt: skip
+
+
+def test_learned_slots_are_counted_by_their_evidence() -> None:
+    story = Story()
+    story.decide("e", "abcd")
+    story.report("e", watched("b"), ItemFeedback("c", seen=True), watched("a", final=True))
+    story.wait(10.0)
+    story.tick()
+    running = story.fold()
+    running.to(len(story.records))
+    counts = {what: n for what, n in running.fold.counts.items() if what.startswith("evidence")}
+    assert counts == {"evidence signal:watch_s": 2, "evidence impression": 1}
 
 
 def test_slots_above_a_seen_one_count_as_seen_unless_declared_otherwise() -> None:

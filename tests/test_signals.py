@@ -247,6 +247,34 @@ def test_lengths_are_read_once_and_what_is_not_given_is_zero() -> None:
 # ---------------------------------------------------------------- over HTTP
 
 
+def test_the_model_says_on_what_evidence_it_has_learned(api: Api, loop: Loop) -> None:
+    event_id, ids = rank(api, "a", "b", "c")
+    send(api, event_id, {"id": ids[1], "signals": {"watch_s": 5}}, {"id": ids[2], "seen": True})
+    loop.end_windows()
+    expected = {"cascade": 1, "impression": 1, "signal:watch_s": 1}
+    assert api.call("GET", "/v1/model").body["evidence"] == expected
+    assert b'feed_bandit_folded_total{what="evidence cascade"} 1.0' in api.call("GET", "/metrics").content
+
+
+def test_health_says_when_feedback_proves_nothing(api: Api, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandit.service.UNPROVEN", 5)
+
+    def likes(n: int) -> Any:
+        for _ in range(n):
+            event_id, ids = rank(api, "a", "b", "c")
+            send(api, event_id, {"id": ids[0], "signals": {"like": 1}})
+        loop.end_windows()
+        return api.call("GET", "/healthz").body
+
+    assert likes(1)["status"] == "ok"
+    told = likes(1)
+    assert told["status"] == "degraded"
+    assert "feedback came for 6 slots" in told["problems"][0]
+    event_id, ids = rank(api, "a", "b", "c")
+    send(api, event_id, {"id": ids[0], "signals": {"watch_s": 5}})
+    assert likes(1)["status"] == "ok"
+
+
 def test_the_length_of_the_item_that_was_shown_counts(api: Api, loop: Loop) -> None:
     document, etag = get(api)
     assert put(api, document | {"reward": "completion"}, etag).status == 200

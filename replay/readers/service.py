@@ -20,7 +20,7 @@ import numpy as np
 from bandit import records
 from bandit.config import LiveConfig
 from bandit.errors import LogUnavailable
-from bandit.fold import Fold, Joined, Record
+from bandit.fold import Fold, Joined, Record, RewardOf
 from bandit.lessons import READ_AT_ONCE
 from bandit.model_args import ModelArgs
 from bandit.records import Decision
@@ -174,6 +174,21 @@ class ServiceLog:
                 yield from self._batches_of(group, needs)
         except LogUnavailable as error:
             raise BadLog(error.message) from None
+
+    def told(self, reward_of: RewardOf) -> Iterator[Joined]:
+        """Every decision whose time is over; ``reward_of`` is asked of each slot that was seen, once.
+
+        :raises BadLog: the log is damaged, or cannot be read now
+        """
+        self._counts, self._examples, self._position = Counter(), [], 0
+        own, self._reward_of = self._reward_of, reward_of
+        try:
+            for joined, _ in self._joined():
+                yield joined
+        except LogUnavailable as error:
+            raise BadLog(error.message) from None
+        finally:
+            self._reward_of = own
 
     def _joined(self) -> Iterator[tuple[Joined, _Verdicts]]:
         """Every decision whose time is over, and what became of its slots."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 #: Each is a module with ``main(arguments) -> int``, which knows ``--ci`` and ``--markdown FILE``.
-CAMPAIGNS = ("accuracy", "coverage", "learning", "peeking")
+CAMPAIGNS = ("accuracy", "coverage", "learning", "peeking", "silence")
 
 
 def main(arguments: Sequence[str]) -> int:
