@@ -52,7 +52,7 @@ _ALL: Final = (
     ),
     Preset(
         "completion",
-        "completion + min(rewatch, 2) / 2 - 2 * not_interested - 3 * report",
+        "completion + min(rewatch, 2) / 4 - 2 * not_interested - 3 * report",
         "Share of the video that was watched, and whether it was watched again. Favours short videos, which are "
         "finished more often whatever they are: choose it if that is wanted.",
         "The usual rate of completion; its bias for short videos is what Personalizer's documentation warns of "

@@ -47,7 +47,7 @@ from bandit.store.events import (
 )
 from bandit.store.items import current_items, upsert_items, withdraw_item
 from bandit.store.log import Txn
-from bandit.store.models import first_with, trainer_state
+from bandit.store.models import TrainerState, first_with, trainer_state
 from bandit.store.serving import serving
 
 # Of a bulk upsert, so many in one transaction: the lock is held for some 10 ms, and rankings wait for it.
@@ -263,7 +263,7 @@ class Service:
             serving=self.serving(),
             evidence={
                 what.removeprefix(EVIDENCE): count
-                for what, count in sorted(self.fold_counts().items())
+                for what, count in sorted(_counts_of(state).items())
                 if what.startswith(EVIDENCE)
             },
         )
@@ -293,8 +293,7 @@ class Service:
 
     def fold_counts(self) -> dict[str, int]:
         """What the trainer counted since it started: decisions, slots by what became of them, and so on."""
-        state = trainer_state(self._log)
-        return {} if state is None else records.read_stored(state.counts, dict[str, int], what="the trainer's state")
+        return _counts_of(trainer_state(self._log))
 
     # ------------------------------------------------------------ health
 
@@ -305,6 +304,7 @@ class Service:
             found.append(f"the log last failed with {self._log.last_error}")
         try:
             state, pinned = trainer_state(self._log), serving(self._log)
+            counts = _counts_of(state)
         except LogUnavailable as error:
             return [*found, error.message]
         if state is None:
@@ -321,7 +321,7 @@ class Service:
             found.append(
                 f"rolled back to model {pinned.pinned} by the {pinned.by} ({pinned.reason}); newer ones wait for "
                 "POST /v1/model/release"
-        counts = {} if state is None else self.fold_counts()
+            )
         if counts.get("unseen", 0) >= UNPROVEN and "learned" not in counts:
             found.append(
                 f"feedback came for {counts['unseen']} slots since the trainer started, and nothing of it proves that "
@@ -339,6 +339,11 @@ class Service:
         except LogUnavailable as error:
             found.append(error.message)
         return found
+
+
+def _counts_of(state: TrainerState | None) -> dict[str, int]:
+    """:raises LogUnavailable: the log is damaged there"""
+    return {} if state is None else records.read_stored(state.counts, dict[str, int], what="the trainer's state")
 
 
 def _unknown_item(item_id: str) -> UnknownItem:
