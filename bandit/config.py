@@ -255,6 +255,7 @@ SETTINGS = (
     Setting("tick_s", 1.0, "seconds", "longest time without a record while windows are open"),
     Setting("cache_items", 200_000, "items", "hashed candidates that a worker keeps, at most"),
     Setting("keep_models", 20, "models", "newest published models whose files are kept"),
+    Setting("guard", False, "yes/no", "compare what serves with a champion, beside it, and roll back (docs/feed.md)"),
     Setting("max_body_mb", 16, "megabytes", "largest request body"),
 )
 
@@ -274,6 +275,7 @@ class Settings:
     tick_s: float = 1.0
     cache_items: int = 200_000
     keep_models: int = 20
+    guard: bool = False
     max_body_mb: int = 16
 
     def environment(self) -> dict[str, str]:

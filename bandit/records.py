@@ -280,12 +280,25 @@ class HoldReply(Struct):
     lessons: int
 
 
+class ComparisonReply(Struct):
+    """What the slow guard found at its last look: (running - champion) in reward a slot, and its upper bound."""
+
+    release: int
+    champion: str
+    feeds: int
+    estimate: float | None
+    upper: float | None
+    alpha: float | None
+    at: float
+
+
 class ServingReply(Struct):
     """Which model serves, and why.
 
     `serves`: `newest`, or `pinned` since a rollback. `newest` is the newest version that was published. `by`,
     `reason` and `at` are of the last rollback or release, null before the first. `hold` is the newest snapshot that
     was held, and `holding` whether nothing was published since. `kept`: versions that can be rolled back to.
+    `compared`: by the slow guard, null if it never ran.
     """
 
     serves: Literal["newest", "pinned"]
@@ -300,6 +313,7 @@ class ServingReply(Struct):
     holding: bool
     hold: HoldReply | None
     kept: list[str]
+    compared: ComparisonReply | None
 
 
 class ModelReply(Struct):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bandit.errors import NothingPublished
-from bandit.records import HoldReply, Release, Rollback, RollbackRequest, ServingReply
+from bandit.records import ComparisonReply, HoldReply, Release, Rollback, RollbackRequest, ServingReply
 from bandit.store.log import EventLog, Txn
 from bandit.store.models import ModelFiles, PublishedModel, newest_models
 from bandit.store.serving import (
     append_release,
     append_rollback,
+    comparison,
     find_kept,
     kept_models,
     last_hold,
@@ -36,6 +37,7 @@ def serving_reply(log: EventLog, files: ModelFiles, keep_models: int) -> Serving
     hold = None
     if held is not None:
         hold = HoldReply(held.digest, held.position, held.held_at, held.failed, held.reason, held.lessons)
+    found = comparison(log)
     return ServingReply(
         serves="newest" if now.pinned is None else "pinned",
         pinned=now.pinned,
@@ -49,6 +51,7 @@ def serving_reply(log: EventLog, files: ModelFiles, keep_models: int) -> Serving
         holding=held is not None and (newest is None or held.hold_pos > newest.published_pos),
         hold=hold,
         kept=[one.digest for one in with_files(kept_models(log, keep_models), files)],
+        compared=None if found is None else ComparisonReply(*found),
     )
 
 
@@ -71,15 +74,19 @@ def roll_back(log: EventLog, files: ModelFiles, keep_models: int, request: Rollb
     return log.append(write)
 
 
-def release(log: EventLog, reason: str, by: str = "operator") -> Release:
+def release(log: EventLog, reason: str, by: str = "operator", expected: int | None = None) -> Release | None:
     """Serve the newest model from here on; what served before is the champion that it is compared with.
 
+    :param expected: number of the release that this one is to follow, not pinned; None follows any
+    :returns: None if another one came first, or a rollback
     :raises NothingPublished: there is no model
     :raises LogUnavailable: nothing changed
     """
 
-    def write(txn: Txn) -> Release:
+    def write(txn: Txn) -> Release | None:
         now = serving(txn)
+        if expected is not None and (now.release != expected or now.pinned is not None):
+            return None
         newest = next(iter(newest_models(txn)), None)
         champion = next((one for one in kept_models(txn, 1) if one.digest == now.pinned), newest)
         if champion is None:

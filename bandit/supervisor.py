@@ -17,7 +17,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from bandit.config import Settings
@@ -33,6 +35,9 @@ TRAINER_STOP_S = 2.0
 SLOW_CLIENTS = 124
 # A child that dies at once is started again at this rate, not as fast as it can die.
 RESTART_PAUSE_S = 0.5
+# One that says that it cannot start (an installation without replay) is not asked twice a second.
+CANNOT_START_S = 60.0
+GUARD_NICENESS = 10
 _PR_SET_PDEATHSIG = 1
 
 
@@ -111,18 +116,31 @@ def _trainer_job(settings: Settings, parent: int) -> None:
     train(settings, stopping.is_set)
 
 
-class TrainerKeeper:
-    """Keeps one trainer running, from a thread that lasts as long as the parent.
+def _guard_job(settings: Settings, parent: int) -> None:
+    """Become ``python -m replay guard``: replay is built on the service, so the service only knows its command."""
+    die_with_parent(parent)
+    os.nice(GUARD_NICENESS)
+    home = str(Path(__file__).resolve().parents[1])
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # The kernel still ends it with its parent: that outlasts an exec.
+    os.execve(sys.executable, [sys.executable, "-m", "replay", "guard", str(settings.data)], environ)
+
+
+class Keeper:
+    """Keeps one child running, from a thread that lasts as long as the parent.
 
     The thread matters: the kernel's signal at the parent's death comes when the *thread* that started the
     child ends.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str, job: Callable[[Settings, int], None]) -> None:
         self._settings = settings
+        self._name = name
+        self._job = job
         self._stopping = threading.Event()
         self._process: BaseProcess | None = None
-        self._thread = threading.Thread(target=self._keep, name="trainer-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name=f"{name}-keeper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -130,24 +148,25 @@ class TrainerKeeper:
     def _keep(self) -> None:
         context = multiprocessing.get_context("spawn")
         while not self._stopping.is_set():
-            process = context.Process(target=_quietly, args=(_trainer_job, self._settings, os.getpid()), name="trainer")
+            arguments = (self._job, self._settings, os.getpid())
+            process = context.Process(target=_quietly, args=arguments, name=self._name)
             process.start()
             self._process = process
-            log.info("trainer started with process id %s", process.pid)
+            log.info("%s started with process id %s", self._name, process.pid)
             process.join()
             if not self._stopping.is_set():
-                log.error("trainer ended with status %s; starting it again", process.exitcode)
-                self._stopping.wait(RESTART_PAUSE_S)
+                log.error("%s ended with status %s; starting it again", self._name, process.exitcode)
+                self._stopping.wait(CANNOT_START_S if process.exitcode == 2 else RESTART_PAUSE_S)
 
     def begin_stop(self) -> None:
-        """Ask the trainer to end: it publishes what it has learned first. Safe in a signal handler."""
+        """Ask it to end: a trainer publishes what it has learned first. Safe in a signal handler."""
         self._stopping.set()
         process = self._process
         if process is not None and process.is_alive():
             process.terminate()
 
     def stop(self) -> None:
-        """End the trainer, at the latest after `TRAINER_STOP_S`."""
+        """End it, at the latest after `TRAINER_STOP_S`."""
         self.begin_stop()
         process = self._process
         if process is not None:
@@ -191,8 +210,11 @@ def serve(settings: Settings) -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     os.environ.update(settings.environment())
-    keeper = TrainerKeeper(settings)
-    keeper.start()
+    keepers = [Keeper(settings, "trainer", _trainer_job)]
+    if settings.guard:
+        keepers.append(Keeper(settings, "guard", _guard_job))
+    for keeper in keepers:
+        keeper.start()
     server = Granian(
         "server:worker",
         address=settings.host,
@@ -213,7 +235,8 @@ def serve(settings: Settings) -> None:
 
     def stop_all(*arguments: Any) -> None:
         # Trainer and workers end side by side, within the time of the slower.
-        keeper.begin_stop()
+        for keeper in keepers:
+            keeper.begin_stop()
         interrupted(*arguments)  # type: ignore[no-untyped-call]
 
     server.signal_handler_interrupt = stop_all  # type: ignore[method-assign]
@@ -224,7 +247,8 @@ def serve(settings: Settings) -> None:
     try:
         server.serve()
     finally:
-        keeper.stop()
+        for keeper in keepers:
+            keeper.stop()
         os.close(holding)
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "what would another policy have earned on this log?",
     "doctor": "is this log sound? propensities, joins, duplicates, by day and release",
     "convert": "write a log in another format",
+    "guard": "compare what serves with a frozen champion, and roll back if it is worse",
     "rebuild": "build every published model again from the log, and compare byte for byte",
     "watch-table": "how long do viewers watch videos of each length? prints it for the config",
     "demo": "play MovieLens viewers against a service, and draw the learning curve",

@@ -222,3 +222,20 @@ def m006_statistics(db: Database) -> None:
             value TEXT NOT NULL
         )"""
     )
+
+
+@migrations()
+def m007_comparison(db: Database) -> None:
+    """What the slow guard found at its last look."""
+    db.execute(
+        """CREATE TABLE comparison (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            release INTEGER NOT NULL,
+            champion TEXT NOT NULL,
+            feeds INTEGER NOT NULL,
+            estimate REAL,
+            upper REAL,
+            alpha REAL,
+            at REAL NOT NULL
+        )"""
+    )

@@ -49,7 +49,20 @@ class Held(NamedTuple):
     held_at: float
 
 
+class Comparison(NamedTuple):
+    """The row of ``comparison``: what the slow guard found at its last look."""
+
+    release: int
+    champion: str
+    feeds: int
+    estimate: float | None
+    upper: float | None
+    alpha: float | None
+    at: float = 0.0
+
+
 _SERVING = "pinned, by, reason, at, since_pos, release, champion, champion_position, release_pos"
+_COMPARISON = "release, champion, feeds, estimate, upper, alpha, at"
 _HOLDS = "hold_pos, digest, position, after, failed, reason, lessons, held_at"
 
 
@@ -63,6 +76,20 @@ def serving(source: EventLog | Txn) -> Serving:
 def _write(txn: Txn, row: Serving) -> None:
     marks = ", ".join("?" * len(row))
     txn.execute(f"INSERT OR REPLACE INTO serving (one, {_SERVING}) VALUES (1, {marks})", row)
+
+
+def write_comparison(txn: Txn, found: Comparison) -> None:
+    """Replace what the slow guard found; its time is the log's."""
+    txn.execute(
+        f"INSERT OR REPLACE INTO comparison (one, {_COMPARISON}) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+        found._replace(at=txn.now),
+    )
+
+
+def comparison(log: EventLog) -> Comparison | None:
+    """What the slow guard found at its last look; None if it never looked."""
+    rows = log.query(f"SELECT {_COMPARISON} FROM comparison")
+    return Comparison._make(rows[0]) if rows else None
 
 
 def last_hold(log: EventLog) -> Held | None:

@@ -164,7 +164,7 @@ class ServiceLog:
         try:
             if any(name not in service_fields.OWN for name in needs.fields):
                 service_fields.check(needs.fields, self._sample())
-            group: list[tuple[Joined, _Verdicts]] = []
+            group: list[tuple[Joined, Verdicts]] = []
             for whole in self._joined():
                 group.append(whole)
                 if len(group) >= A_BATCH:
@@ -190,7 +190,7 @@ class ServiceLog:
         finally:
             self._reward_of = own
 
-    def _joined(self) -> Iterator[tuple[Joined, _Verdicts]]:
+    def _joined(self) -> Iterator[tuple[Joined, Verdicts]]:
         """Every decision whose time is over, and what became of its slots."""
         configs: dict[int, LiveConfig] = {}
         kept = _Payloads(self.log)
@@ -202,7 +202,7 @@ class ServiceLog:
             reward_of=self._reward_of,
             on_close=closed.append,
         )
-        verdicts: dict[int, _Verdicts] = {}
+        verdicts: dict[int, Verdicts] = {}
         while self._position < self.end:
             rows = self.log.read(self._position, min(READ_AT_ONCE, self.end - self._position))
             rows = [row for row in rows if row.pos <= self.end]
@@ -214,7 +214,7 @@ class ServiceLog:
                     configs[live.version] = self._asked_window(live)
                 elif row.kind == "decision":
                     kept.keep(row.pos, row.payload)
-                for lesson in _folded(fold, row):
+                for lesson in folded(fold, row):
                     verdicts.setdefault(lesson.decision_pos, {})[lesson.slot] = (lesson.status, lesson.reward)
                 for one in closed:
                     kept.drop(one.pos)
@@ -223,7 +223,7 @@ class ServiceLog:
             self._position = rows[-1].pos
         yield from self._settled(fold.open_decisions(), verdicts)
 
-    def _settled(self, waiting: list[Joined], verdicts: dict[int, _Verdicts]) -> Iterator[tuple[Joined, _Verdicts]]:
+    def _settled(self, waiting: list[Joined], verdicts: dict[int, Verdicts]) -> Iterator[tuple[Joined, Verdicts]]:
         """Open decisions that are wholly reported, up to the first that is not.
 
         All those of the log's end, wherever they stand, would be a choice by what viewers did: who leaves early is
@@ -255,7 +255,7 @@ class ServiceLog:
 
     # ------------------------------------------------------------ events
 
-    def _batches_of(self, group: Sequence[tuple[Joined, _Verdicts]], needs: Needs) -> Iterator[Batch]:
+    def _batches_of(self, group: Sequence[tuple[Joined, Verdicts]], needs: Needs) -> Iterator[Batch]:
         found = decisions_at(self.log, [joined.pos for joined, _ in group])
         entries: list[Entry] = []
         n_listed = 0
@@ -333,7 +333,7 @@ class ServiceLog:
             self._examples.append(f"position {joined.pos}, event {joined.event_id}: {reason}")
 
 
-_Verdicts = dict[int, tuple[str, float | None]]
+Verdicts = dict[int, tuple[str, float | None]]
 
 
 class _Slots(msgspec.Struct):
@@ -364,7 +364,11 @@ class _Payloads:
         return self._log.payload_at(position) if payload is None else payload
 
 
-def _folded(fold: Fold, row: LogRow) -> Sequence[Any]:
+def folded(fold: Fold, row: LogRow) -> Sequence[Any]:
+    """What closed because of a record.
+
+    :raises BadLog: it cannot be read
+    """
     try:
         return fold.apply(Record(*row))
     except (msgspec.DecodeError, KeyError, IndexError) as error:
