@@ -104,7 +104,9 @@ class Viewer:
             taste = self.tastes[key]
             return float(taste[LONG_N] * 0.5 ** ((self.n - taste[SINCE]) / LONG_HALF_LIFE))
 
-        kept = sorted((key for key in self.tastes if key != WHOLE), key=weight, reverse=True)[: MAX_TASTES * 3 // 4]
+        # Among equals the key decides: their order in memory is another after a start.
+        others = sorted(key for key in self.tastes if key != WHOLE)
+        kept = sorted(others, key=weight, reverse=True)[: MAX_TASTES * 3 // 4]
         self.tastes = {key: self.tastes[key] for key in (WHOLE, *sorted(kept))}
 
     def served(self, identities: Iterable[int], ts: float) -> None:

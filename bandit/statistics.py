@@ -39,6 +39,7 @@ class Statistics:
     :param versions_of: (id, features text) by item version
     :param viewer_of: a viewer as stored, None for one that was never stored
     :param tallies: as stored
+    :param keep: given viewers that are let go from memory; where they are stored at every `clean`, nobody need
     """
 
     def __init__(
@@ -46,9 +47,12 @@ class Statistics:
         versions_of: Callable[[Sequence[int]], Mapping[int, tuple[str, bytes]]],
         viewer_of: Callable[[str], bytes | None] = lambda user: None,
         tallies: Mapping[int, Tally] | None = None,
+        *,
+        keep: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self._versions_of = versions_of
         self._viewer_of = viewer_of
+        self._keep = keep
         self._tallies: dict[int, Tally] = dict(tallies or {})
         self._offered = Offered(
             lambda versions: {version: item_id for version, (item_id, _) in versions_of(versions).items()},
@@ -81,6 +85,9 @@ class Statistics:
         self.changed_viewers.clear()
         self.new_names.clear()
         if len(self._viewers) > MAX_KEPT_VIEWERS:
+            if self._keep is not None:
+                for user, viewer in self._viewers.items():
+                    self._keep(user, viewer.encode())
             self._viewers.clear()
 
     def viewer(self, user: str) -> Viewer:

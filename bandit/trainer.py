@@ -112,11 +112,12 @@ class Trainer:
 
     def _begin(self, learner: Learner, position: int, reads_from: int) -> Course:
         # Each publish writes an epoch if anything changed since the last: a model is never ahead of the statistics.
+        # A log from before there were any is counted from its beginning.
         return Course(
             self._log,
             learner,
             position=position,
-            reads_from=reads_from,
+            reads_from=reads_from if self._epoch.position else 1,
             statistics=self._statistics,
             counted=self._epoch.position,
         )

@@ -1,12 +1,16 @@
-"""Builds every published model again from the log alone, and says whether each is matched, byte for byte."""
+"""Builds every published model and epoch of statistics again from the log alone, and says whether each is matched.
+
+Models are matched byte for byte. The digests of epochs are chained: an epoch that is matched vouches for all before it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +23,13 @@ from bandit.errors import BanditError, LogUnavailable
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
 from bandit.model_args import ModelArgs
+from bandit.statistics import Statistics
+from bandit.store.items import versions
 from bandit.store.models import digest_of
 from bandit.store.reading import ReadOnlyLog
+from bandit.store.statistics import NO_EPOCH, LoggedEpoch, last_logged_epoch, logged_epochs
 from replay.progress import Progress
+from replay.spill import Spill
 
 
 class NotALog(BanditError):
@@ -54,12 +62,26 @@ class Mismatch(Struct):
     rebuilt_learned: int
 
 
+class EpochMismatch(Struct):
+    """An epoch of statistics that the log does not give.
+
+    :param epoch_pos: position of the record that says so
+    """
+
+    position: int
+    epoch_pos: int
+    published: str
+    rebuilt: str
+
+
 class Rebuilt(Struct):
     """What became of a rebuild.
 
     :param records: how many were folded: up to the last published position
     :param learned: slots taught on the way
     :param newest: digest of the newest published model; None if none was published
+    :param epochs: of statistics of items and viewers
+    :param epoch_mismatch: the first; what comes after it is not matched either, as their digests are chained
     """
 
     data: str
@@ -70,11 +92,14 @@ class Rebuilt(Struct):
     matched: int
     newest: str | None
     mismatch: Mismatch | None
+    epochs: int
+    epochs_matched: int
+    epoch_mismatch: EpochMismatch | None
 
     @property
     def ok(self) -> bool:
-        """Every published model was matched."""
-        return self.matched == self.published
+        """Every published model and epoch was matched."""
+        return self.matched == self.published and self.epochs_matched == self.epochs
 
 
 def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Rebuilt:
@@ -91,36 +116,83 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
     if not (data / "log.db").is_file():
         raise NotALog(f"{data} holds no log.db; name the data directory of a service")
     log = ReadOnlyLog(data)
+    kept = Spill()
     try:
         args = _arguments(log, data)
-        published = _published(log)
+        end = log.last_position()
+        published = [model for model in _published(log) if model.published_pos <= end]
         with tempfile.TemporaryDirectory(prefix="rebuild-") as scratch, Learner(args, scratch=Path(scratch)) as learner:
-            mismatch = None
-            matched = 0
-            for model, digest in _digests(log, learner, published, progress):
-                if digest == model.digest:
-                    matched += 1
-                elif mismatch is None:
-                    mismatch = Mismatch(
-                        position=model.position,
-                        published_pos=model.published_pos,
-                        published=model.digest,
-                        rebuilt=digest,
-                        published_learned=model.learned,
-                        rebuilt_learned=learner.n_learned,
-                    )
+            statistics = Statistics(lambda numbers: versions(log, numbers), kept.get, keep=kept.put)
+            course = Course(log, learner, statistics=statistics)
+            models, epochs = _Models(learner), _Epochs(statistics)
+            for due in _passed(log, course, published, end, progress):
+                if isinstance(due, Published):
+                    models.compare(due)
+                else:
+                    epochs.compare(due)
             return Rebuilt(
                 data=str(data),
                 arguments=args.text,
-                records=max((model.position for model in published), default=0),
+                records=course.position,
                 learned=learner.n_learned,
                 published=len(published),
-                matched=matched,
+                matched=models.matched,
                 newest=max(published).digest if published else None,
-                mismatch=mismatch,
+                mismatch=models.mismatch,
+                epochs=epochs.n,
+                epochs_matched=epochs.matched,
+                epoch_mismatch=epochs.mismatch,
             )
     finally:
         log.close()
+        kept.close()
+
+
+class _Models:
+    """Compares published models with what a learner has become."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._digest, self._digest_learned = "", -1
+        self.matched = 0
+        self.mismatch: Mismatch | None = None
+
+    def compare(self, model: Published) -> None:
+        if self._digest_learned != self._learner.n_learned:
+            # Saving is the greater part of the work, and who has learned nothing saves the same.
+            self._digest, self._digest_learned = digest_of(self._learner.save()), self._learner.n_learned
+        if self._digest == model.digest:
+            self.matched += 1
+        elif self.mismatch is None:
+            self.mismatch = Mismatch(
+                position=model.position,
+                published_pos=model.published_pos,
+                published=model.digest,
+                rebuilt=self._digest,
+                published_learned=model.learned,
+                rebuilt_learned=self._learner.n_learned,
+            )
+
+
+class _Epochs:
+    """Compares epochs with what statistics have become, link by link."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+        self._digest = NO_EPOCH.digest
+        self.n = self.matched = 0
+        self.mismatch: EpochMismatch | None = None
+
+    def compare(self, epoch: LoggedEpoch) -> None:
+        self.n += 1
+        self._digest = self._statistics.digest(self._digest)
+        self._statistics.clean()
+        if self._digest == epoch.digest:
+            self.matched += 1
+        elif self.mismatch is None:
+            self.mismatch = EpochMismatch(
+                position=epoch.position, epoch_pos=epoch.pos, published=epoch.digest, rebuilt=self._digest
+            )
 
 
 def _arguments(log: ReadOnlyLog, data: Path) -> ModelArgs:
@@ -148,27 +220,30 @@ def _published(log: ReadOnlyLog) -> list[Published]:
     return sorted(found, key=lambda model: (model.position, model.published_pos))
 
 
-def _digests(
-    log: ReadOnlyLog, learner: Learner, published: list[Published], progress: Callable[[int, int], None]
-) -> Iterator[tuple[Published, str]]:
-    """Each published model with the digest that the log gives for its position."""
-    course = Course(log, learner)
-    last = published[-1].position if published else 0
-    digest, digest_learned = "", -1
-    for model in published:
-        while course.position < model.position:
-            rows = log.read(course.position, min(READ_AT_ONCE, model.position - course.position))
+def _passed(
+    log: ReadOnlyLog,
+    course: Course,
+    published: Sequence[Published],
+    end: int,
+    progress: Callable[[int, int], None],
+) -> Iterator[Published | LoggedEpoch]:
+    """Each model and epoch, when the course has come to the position that it holds."""
+    newest = last_logged_epoch(log, end=end)
+    last = max((one.position for one in (*published, newest) if one is not None), default=0)
+    due: Iterator[Published | LoggedEpoch] = heapq.merge(
+        published, logged_epochs(log, end=end), key=lambda one: one.position
+    )
+    for one in due:
+        while course.position < one.position:
+            rows = log.read(course.position, min(READ_AT_ONCE, one.position - course.position), candidates=True)
             for row in rows:
-                if row.pos > model.position:
+                if row.pos > one.position:
                     break
                 course.take(row)
-            if not rows or rows[-1].pos > model.position:
+            if not rows or rows[-1].pos > one.position:
                 break
             progress(course.position, last)
-        if digest_learned != learner.n_learned:
-            # Saving is the greater part of the work, and who has learned nothing saves the same.
-            digest, digest_learned = digest_of(learner.save()), learner.n_learned
-        yield model, digest
+        yield one
 
 
 # ---------------------------------------------------------------- the command
@@ -178,9 +253,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """The ``rebuild`` command."""
     parser = subparsers.add_parser(
         "rebuild",
-        help="build every published model again from the log, and compare byte for byte",
-        description="Build every published model again from the log alone, and say whether each is matched byte for "
-        "byte. Only reads, also beside a running service. Exit status: 0 all matched, 1 one is not, 2 no such log.",
+        help="build every published model and statistic again from the log, and compare",
+        description="Build every published model and epoch of statistics again from the log alone, and say whether "
+        "each is matched, models byte for byte. Only reads, also beside a running service. Exit status: 0 all matched, "
+        "1 one is not, 2 no such log.",
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="data directory of a service, running or not")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -208,6 +284,7 @@ def _report(result: Rebuilt) -> str:
         f"folded     {result.records:,} records, {result.learned:,} slots learned",
         f"published  {result.published:,} models, newest {result.newest or 'none'}",
         f"matched    {result.matched:,}, byte for byte",
+        f"statistics {result.epochs:,} epochs, {result.epochs_matched:,} matched",
     ]
     wrong = result.mismatch
     if wrong is not None:
@@ -218,5 +295,13 @@ def _report(result: Rebuilt) -> str:
             f"  rebuilt    {wrong.rebuilt}  {wrong.rebuilt_learned:,} slots learned",
             "Models are the same byte for byte with the same VW on the same kind of processor; here it is VW "
             f"{version('vowpalwabbit')} on {platform.machine()}.",
+        ]
+    other = result.epoch_mismatch
+    if other is not None:
+        lines += [
+            f"STATISTICS NOT MATCHED; the first such epoch holds the log up to position {other.position} (published at "
+            f"{other.epoch_pos}):",
+            f"  published  {other.published}",
+            f"  rebuilt    {other.rebuilt}",
         ]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -11,14 +12,29 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec import Raw
 
+from bandit.attributes import attributes_of_item
 from bandit.config import Settings
 from bandit.errors import LogUnavailable
-from bandit.records import Feedback, ItemFeedback, RankRequest
+from bandit.profiles import Viewer
+from bandit.records import (
+    ActivateRequest,
+    Feedback,
+    Item,
+    ItemFeedback,
+    ItemsRequest,
+    RankRequest,
+    User,
+    UserRecord,
+)
 from bandit.store.data import DataDirectory
 from bandit.store.log import EventLog
 from bandit.store.reading import ReadOnlyLog
+from bandit.store.statistics import put_user
+from bandit.trainer import Trainer
 from replay.__main__ import main
 from replay.progress import Progress
 from replay.rebuild import NotALog, rebuild
@@ -134,9 +150,11 @@ def test_the_first_mismatch_is_named(at_rest: Path) -> None:
 def test_neither_model_files_nor_derived_tables_are_looked_at(at_rest: Path) -> None:
     shutil.rmtree(at_rest / "models")
     (at_rest / "secret").unlink()
-    for table in ("models", "outcomes", "trainer", "items"):
+    for table in ("models", "outcomes", "trainer", "items", "epochs", "tallies", "viewers", "attribute_names"):
         alter(at_rest, f"DELETE FROM {table}")
-    assert rebuild(at_rest).ok
+    result = rebuild(at_rest)
+    assert result.ok
+    assert result.epochs > 4
 
 
 def test_a_log_without_a_published_model_has_nothing_to_match(data: DataDirectory) -> None:
@@ -346,3 +364,181 @@ def test_progress_is_drawn_for_long_work_and_wiped_at_the_end(monkeypatch: pytes
         assert "50 %" in terminal.written
         assert "50 of 100 records, 5 s left" in terminal.written
     assert terminal.written.endswith("\r\x1b[K")
+
+
+# ---------------------------------------------------------------- statistics
+
+
+FEATURES = [
+    msgspec.json.encode(
+        {
+            "creator": f"c{k % 3}",
+            "sound": f"s{k % 4}",
+            "language": "no",
+            "length_s": 10 + 9 * k,
+            "tags": [f"t{k % 5}", f"t{5 + k % 2}"],
+        }
+    )
+    for k in range(12)
+]
+
+
+class Crowd:
+    """Seeded viewers who sign up, look, like, and say what they do not want, over items with all attributes."""
+
+    def __init__(self, loop: Loop, seed: int) -> None:
+        self.loop = loop
+        self.rng = random.Random(seed)
+        loop.service.put_items(ItemsRequest([Item(f"v{k}", Raw(text)) for k, text in enumerate(FEATURES)]))
+
+    def visit(self) -> None:
+        rng, service = self.rng, self.loop.service
+        user = f"u{rng.randint(0, 7)}"
+        if rng.random() < 0.2:
+            log = self.loop.data.log
+            record = UserRecord(user, rng.sample([f"t{k}" for k in range(7)], 2))
+            log.append(lambda txn: put_user(txn, record))
+        reply = service.rank(
+            RankRequest(
+                rng.sample([f"v{k}" for k in range(12)], 9),
+                user=None if rng.random() < 0.2 else User(user),
+                slots=4,
+                defer_activation=rng.random() < 0.2,
+            )
+        )
+        told = []
+        for placed in reply.ranking[: rng.randint(0, 4)]:
+            signals = {"watch_s": rng.choice([0.0, 8.0, 40.0])}
+            about = []
+            if reply.ranking and rng.random() < 0.1:
+                signals["not_interested"] = 1.0
+                about = ["creator", "tag:t6"]
+            told.append(ItemFeedback(placed.id, signals, about=about, final=rng.random() < 0.3))
+        if rng.random() < 0.5:
+            service.activate(reply.event_id, ActivateRequest(None))
+        if told:
+            service.feedback([Feedback(reply.event_id, told)])
+        if told and rng.random() < 0.2:
+            service.feedback([Feedback(reply.event_id, [ItemFeedback(told[0].id, {"watch_s": 55.0})])])
+        self.loop.clock.pass_(rng.choice([0.0, 0.7, 3.0]))
+
+    def play(self, n: int) -> None:
+        for k in range(n):
+            self.visit()
+            if k % 5 == 0:
+                self.loop.learn()
+
+
+def short_windows(loop: Loop) -> None:
+    live = loop.service.config()
+    document = msgspec.structs.replace(live.document, reward_window_s=20.0)
+    loop.service.put_config(document, expected=live.version)
+
+
+def test_every_epoch_of_statistics_is_matched(loop: Loop, capsys: pytest.CaptureFixture[str]) -> None:
+    short_windows(loop)
+    Crowd(loop, seed=1).play(60)
+    loop.end_windows()
+    result = rebuild(loop.data.path)
+    assert result.ok
+    assert result.epochs == result.epochs_matched > 12
+    assert main(["rebuild", str(loop.data.path)]) == 0
+    assert f"statistics {result.epochs:,} epochs, {result.epochs:,} matched" in capsys.readouterr().out
+
+
+def test_a_trainer_that_was_killed_goes_on_with_the_same_statistics(loop: Loop) -> None:
+    short_windows(loop)
+    crowd = Crowd(loop, seed=2)
+    for _ in range(6):
+        crowd.play(9)
+        crowd.visit()
+        # What it had read beyond its last epoch is lost with it.
+        loop.trainer.step()
+        loop.trainer.close()
+        loop.trainer = Trainer(loop.data, clock=loop.clock)
+    loop.end_windows()
+    result = rebuild(loop.data.path)
+    assert (result.epoch_mismatch, result.mismatch) == (None, None)
+    assert result.epochs > 15
+
+
+def test_viewers_that_were_let_go_from_memory_come_back_as_they_were(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_windows(loop)
+    Crowd(loop, seed=3).play(40)
+    loop.end_windows()
+    monkeypatch.setattr("bandit.statistics.MAX_KEPT_VIEWERS", 2)
+    monkeypatch.setattr("replay.spill.WORTH_IT", 1_000)
+    assert rebuild(loop.data.path).ok
+
+
+def test_a_log_from_before_statistics_is_counted_from_its_beginning(loop: Loop) -> None:
+    """As a release without them left it: no viewers beside the records, no epochs, a model that is far on."""
+    short_windows(loop)
+    crowd = Crowd(loop, seed=4)
+    crowd.play(30)
+    loop.end_windows()
+    loop.trainer.close()
+    path = loop.data.path
+    for sql in (
+        "UPDATE log SET user = NULL",
+        "UPDATE log SET kind = 'tick', payload = '{}' WHERE kind IN ('epoch', 'user')",
+        "UPDATE log SET payload = json_remove(payload, '$.statistics') WHERE kind = 'decision'",
+        *(f"DELETE FROM {table}" for table in ("epochs", "tallies", "viewers", "attribute_names")),
+    ):
+        alter(path, sql)
+    loop.trainer = Trainer(loop.data, clock=loop.clock)
+    crowd.play(20)
+    loop.end_windows()
+    result = rebuild(path)
+    assert (result.epoch_mismatch, result.mismatch) == (None, None)
+    assert result.epochs > 3
+    rows = loop.data.log.query("SELECT shown FROM tallies")
+    # Four of each of fifty feeds, of before and after.
+    connection = sqlite3.connect(path / "log.db")
+    (n_drawn,) = connection.execute(
+        "SELECT sum(json_array_length(payload, '$.slots')) FROM log WHERE kind = 'decision'"
+    ).fetchone()
+    connection.close()
+    assert sum(shown for (shown,) in rows) == n_drawn
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE log SET payload = replace(payload, 'tag:t6', 'tag:t5') WHERE kind = 'feedback'",
+        "UPDATE log SET payload = '{\"id\":\"u1\",\"interests\":[\"other\"]}' WHERE kind = 'user'",
+        "UPDATE log SET candidates = substr(candidates, 5) WHERE kind = 'decision'",
+        "UPDATE log SET payload = replace(payload, '\"digest\":\"', '\"digest\":\"0') WHERE kind = 'epoch'",
+    ],
+    ids=["what was not wanted", "interests", "what was offered", "an epoch's digest"],
+)
+def test_another_log_gives_other_statistics_though_the_models_are_the_same(
+    loop: Loop, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short_windows(loop)
+    Crowd(loop, seed=5).play(40)
+    loop.end_windows()
+    alter(loop.data.path, change)
+    result = rebuild(loop.data.path)
+    assert result.matched == result.published
+    wrong = result.epoch_mismatch
+    assert wrong is not None
+    assert not result.ok
+    assert main(["rebuild", str(loop.data.path)]) == 1
+    said = capsys.readouterr().out
+    assert "STATISTICS NOT MATCHED" in said
+    assert str(wrong.position) in said
+    assert wrong.published in said
+
+
+def test_a_viewer_who_was_stored_and_read_forgets_the_same_tastes() -> None:
+    """Tastes of the same weight are many, and their order in memory is not what was stored."""
+    kept, stored = Viewer(), Viewer()
+    for k in range(80):
+        item = attributes_of_item(f"v{k}", msgspec.json.encode({"tags": [f"{letter}{k}" for letter in "gfedcba"]}))
+        for viewer in (kept, stored):
+            viewer.observe(item, 0.5)
+        stored = Viewer.decode(stored.encode())
+    assert stored.encode() == kept.encode()

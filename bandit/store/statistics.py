@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from bandit.store.log import EventLog, LogRow, Txn
 # Of one viewer, so many records since what was published of them are read; the newest count.
 MAX_OWN_ROWS = 200
 
+_LOGGED = "SELECT pos, CAST(payload AS BLOB) FROM log WHERE kind = 'epoch' AND pos > ? AND pos <= ?"
 _TALLY = "shown, seen, reward, watched, completion, negative, first_at, offered"
 
 
@@ -41,6 +42,36 @@ def newest_epoch(log: EventLog) -> StoredEpoch:
     """The last one written; `NO_EPOCH` if there is none."""
     rows = log.query("SELECT position, at, digest FROM epochs ORDER BY position DESC LIMIT 1")
     return StoredEpoch._make(rows[0]) if rows else NO_EPOCH
+
+
+class LoggedEpoch(NamedTuple):
+    """An epoch as its record at ``pos`` says it."""
+
+    pos: int
+    position: int
+    digest: str
+
+
+def logged_epochs(log: EventLog, *, end: int, at_once: int = 1_000) -> Iterator[LoggedEpoch]:
+    """All epochs whose records are not after ``end``, in order; by the log alone, read as they are asked for."""
+    after = 0
+    while True:
+        rows = log.query(f"{_LOGGED} ORDER BY pos LIMIT ?", (after, end, at_once))
+        yield from starmap(_logged, rows)
+        if len(rows) < at_once:
+            return
+        after = rows[-1][0]
+
+
+def last_logged_epoch(log: EventLog, *, end: int) -> LoggedEpoch | None:
+    """The last of `logged_epochs`; None if there is none."""
+    rows = log.query(f"{_LOGGED} ORDER BY pos DESC LIMIT 1", (0, end))
+    return _logged(*rows[0]) if rows else None
+
+
+def _logged(pos: int, payload: bytes) -> LoggedEpoch:
+    epoch: records.Epoch = records.read_stored(bytes(payload), records.Epoch, what=f"the epoch at {pos}")
+    return LoggedEpoch(pos, epoch.position, epoch.digest)
 
 
 def append_epoch(txn: Txn, statistics: Statistics, epoch: StoredEpoch) -> None:
