@@ -7,6 +7,7 @@ scored as the whole is. Columns are only ever added at the end: a decision keeps
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -106,6 +107,36 @@ def viewer_features(tastes: Tastes, total: F64) -> dict[str, float]:
     passed = tastes.n - tastes.values[0, 0]
     count, reward = (tastes.values[0, 1:3] * 0.5 ** (passed / LONG_HALF_LIFE)).tolist()
     return {"mean": float(np.float32((reward - count * mean) / (count + TASTE_PRIOR)))}
+
+
+class TasteTold(NamedTuple):
+    """One taste as the columns have it; see `records.Taste`."""
+
+    key: int
+    long: float
+    lately: float
+    slots: float
+
+
+def told_tastes(tastes: Tastes, total: Sequence[float]) -> list[TasteTold]:
+    """Every taste of a viewer, the strongest first.
+
+    :param total: shape (TALLY_WIDTH,), of everything
+    """
+    if not len(tastes.keys):
+        return []
+    passed = tastes.n - tastes.values[:, 0]
+    slow, fast = 0.5 ** (passed / LONG_HALF_LIFE), 0.5 ** (passed / SHORT_HALF_LIFE)
+    slots, reward = slow * tastes.values[:, 1], slow * tastes.values[:, 2]
+    slots_lately, reward_lately = fast * tastes.values[:, 3], fast * tastes.values[:, 4]
+    mean = total[2] / (total[1] + 1.0)
+    own = mean
+    if tastes.keys[0] == 0:
+        own = mean + (reward[0] - slots[0] * mean) / (slots[0] + TASTE_PRIOR)
+    long = (reward - slots * own) / (slots + TASTE_PRIOR)
+    lately = (reward_lately - slots_lately * own) / (slots_lately + LATELY_PRIOR)
+    told = map(TasteTold, tastes.keys.tolist(), long.tolist(), lately.tolist(), slots.tolist())
+    return sorted((one for one in told if one.key != 0), key=lambda one: abs(one.long) + abs(one.lately), reverse=True)
 
 
 def digest_of(dense: F32) -> str:

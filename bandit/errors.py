@@ -89,6 +89,12 @@ class UnknownItem(NotFound):
     code = "unknown_item"
 
 
+class UnknownUser(NotFound):
+    """Nobody ever heard of this viewer."""
+
+    code = "unknown_user"
+
+
 class UnknownModel(NotFound):
     """No kept model bears this version."""
 

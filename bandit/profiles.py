@@ -31,6 +31,11 @@ WHOLE: Final = 0
 
 LENGTHS: Final = (0.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 LENGTH_KEYS: Final = tuple(key_of("length", f"{low:g}") for low in LENGTHS)
+#: In words, by key.
+LENGTH_NAMES: Final = {
+    key: f"{low:g} to {high:g} s" if high else f"{low:g} s and more"
+    for key, low, high in zip(LENGTH_KEYS, LENGTHS, (*LENGTHS[1:], None), strict=True)
+}
 
 
 def length_key(length_s: float) -> int:

@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw
 from bandit import records
 from bandit.candidates import NO_FEATURES
 from bandit.config import Config, LiveConfig, check_config
-from bandit.errors import InvalidRequest, LogUnavailable, UnknownDecision, UnknownItem
+from bandit.errors import InvalidRequest, LogUnavailable, UnknownDecision, UnknownItem, UnknownUser
 from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
 from bandit.item_table import parse_features
@@ -31,6 +31,9 @@ from bandit.records import (
     RollbackRequest,
     ServingReply,
     SlotStory,
+    UserRecord,
+    UserReply,
+    UserRequest,
 )
 from bandit.serving import release, roll_back, serving_reply
 from bandit.signals import LENGTH
@@ -49,6 +52,8 @@ from bandit.store.items import current_items, upsert_items, withdraw_item
 from bandit.store.log import Txn
 from bandit.store.models import TrainerState, first_with, trainer_state
 from bandit.store.serving import serving
+from bandit.store.statistics import put_user
+from bandit.viewers import user_story
 
 # Of a bulk upsert, so many in one transaction: the lock is held for some 10 ms, and rankings wait for it.
 ITEMS_A_TRANSACTION = 500
@@ -222,6 +227,27 @@ class Service:
         """
         if not self._log.append(lambda txn: withdraw_item(txn, item_id)):
             raise _unknown_item(item_id)
+
+    # ------------------------------------------------------------ viewers
+
+    def put_user(self, user: str, request: UserRequest) -> UserReply:
+        """Keep what a viewer said of themselves; it counts from their next feed on.
+
+        :raises LogUnavailable: nothing was stored
+        """
+        record = UserRecord(user, list(dict.fromkeys(request.interests)))
+        self._log.append(lambda txn: put_user(txn, record))
+        return self.user(user)
+
+    def user(self, user: str) -> UserReply:
+        """What the service believes of a viewer.
+
+        :raises UnknownUser: nobody ever heard of them
+        """
+        found = user_story(self._log, user)
+        if found is None:
+            raise UnknownUser(f"nothing is known of the user {user!r}: no ranking and no sign-up named them", id=user)
+        return found
 
     # ------------------------------------------------------------ config and model
 

@@ -9,13 +9,17 @@ import numpy.typing as npt
 
 from bandit import records
 from bandit.attributes import ItemAttributes, attributes_of_item
-from bandit.profiles import NOTHING_SEEN, Glimpse, Tastes
-from bandit.records import Decision, Feedback, Slot
-from bandit.statistics import blocked_keys
+from bandit.columns import told_tastes
+from bandit.profiles import LENGTH_NAMES, NOTHING_SEEN, Glimpse, Tastes, Viewer
+from bandit.records import Decision, Feedback, Slot, Taste, UserReply
+from bandit.statistics import TALLY_WIDTH, TOTAL, blocked_keys
 from bandit.store.events import find_decision
 from bandit.store.items import versions
 from bandit.store.log import EventLog, LogRow
-from bandit.store.statistics import own_rows, stored_viewer
+from bandit.store.statistics import changed_tallies, names_of, own_rows, stored_viewer
+
+#: Of a viewer's tastes, so many of the strongest are told.
+MOST_TASTES = 50
 
 
 class ViewerNow(NamedTuple):
@@ -107,3 +111,30 @@ class ViewerReader:
     def _items_of(self, slots: list[Slot]) -> dict[int, ItemAttributes]:
         texts = versions(self._log, [slot.version for slot in slots])
         return {version: attributes_of_item(item_id, text) for version, (item_id, text) in texts.items()}
+
+
+def user_story(log: EventLog, user: str) -> UserReply | None:
+    """What is believed of a viewer; None if nobody ever heard of them."""
+    now = ViewerReader(log).read(user)
+    stored = stored_viewer(log, user)
+    if stored is None and now.read_to == 0:
+        return None
+    total = list(changed_tallies(log, after=1 << 62, keys=[TOTAL])[1].get(TOTAL, [0.0] * TALLY_WIDTH))
+    told = told_tastes(now.tastes, total)[:MOST_TASTES]
+    names = names_of(log, [one.key for one in told])
+    interests = () if stored is None else Viewer.decode(stored.body).interests
+    for row in own_rows(log, user, now.position):
+        if row.kind == "user":
+            interests = tuple(records.read_stored(row.payload, records.UserRecord, what="a viewer").interests)
+    return UserReply(
+        id=user,
+        position=now.position,
+        seen_slots=now.tastes.n,
+        interests=list(interests),
+        tastes=[
+            Taste(*names.get(one.key, ("length_s", LENGTH_NAMES.get(one.key, "?"))), one.long, one.lately, one.slots)
+            for one in told
+        ],
+        not_interested=len(now.blocked),
+        recently_shown=len(np.unique(now.seen)),
+    )

@@ -31,6 +31,8 @@ from bandit.records import (
     ReleaseRequest,
     RollbackRequest,
     ServingReply,
+    UserReply,
+    UserRequest,
 )
 from bandit.service import Service
 from bandit.web import metrics
@@ -127,6 +129,22 @@ def delete_item(service: Service, http: Incoming, item_id: str) -> Answer:
     return Answer(204)
 
 
+def put_user(service: Service, http: Incoming, user_id: str) -> Answer:
+    _check_user_id(user_id)
+    return Answer(200, service.put_user(user_id, records.decode(http.body, UserRequest)))
+
+
+def get_user(service: Service, http: Incoming, user_id: str) -> Answer:
+    _check_user_id(user_id)
+    return Answer(200, service.user(user_id))
+
+
+def _check_user_id(user_id: str) -> None:
+    if not 0 < len(user_id) <= 256:
+        raise InvalidRequest(f"the user id has {len(user_id)} characters; 1 to 256 are allowed")
+    records.check_ids([user_id], where="path")
+
+
 def get_config(service: Service, http: Incoming) -> Answer:
     return _config(service.config())
 
@@ -203,6 +221,9 @@ ROUTES = (
     Route("GET", "/v1/items/<path:item_id>", get_item, "An item of the catalogue", 200, None, ItemReply, (404,)),
     Route("DELETE", "/v1/items/<path:item_id>", delete_item, "Withdraw an item from every ranking", 204, None, None,
           (404,)),
+    Route("PUT", "/v1/users/<path:user_id>", put_user, "Keep what a viewer picked at sign-up", 200, UserRequest,
+          UserReply, (413,)),
+    Route("GET", "/v1/users/<path:user_id>", get_user, "What is believed of a viewer", 200, None, UserReply, (404,)),
     Route("GET", "/v1/config", get_config, "The config in force, and its version as ETag", 200, None, Config),
     Route("PUT", "/v1/config", put_config, "Replace the config", 200, Config, Config, (412, 413, 428)),
     Route("GET", "/v1/presets", presets, "Reward formulas to begin with, and what each wants", 200, None, PresetsReply),

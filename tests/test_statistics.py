@@ -1,0 +1,259 @@
+"""Statistics from the log: the same wherever the trainer stopped, and what every decision says it knew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from bandit import records
+from bandit.attributes import attributes_of, key_of
+from bandit.columns import NAMES, Places, dense_columns, digest_of
+from bandit.learner import Learner
+from bandit.lessons import Course
+from bandit.offered import Offered
+from bandit.profiles import Tastes
+from bandit.records import Decision
+from bandit.statistics import NEGATIVE, OFFERED, REWARD, SEEN, SHOWN, TOTAL, Statistics
+from bandit.store.data import DataDirectory
+from bandit.store.events import find_decision
+from bandit.store.items import versions
+from bandit.store.statistics import all_tallies, newest_epoch, stored_viewer
+from bandit.trainer import Trainer
+from tests.conftest import Api, Clock, Loop
+
+# ---------------------------------------------------------------- approximate counts
+
+
+def ids_of(versions: Sequence[int]) -> Mapping[int, str]:
+    return {version: f"v{version}" for version in versions}
+
+
+def test_counts_are_right_on_average_and_change_seldom() -> None:
+    """400 items, 1,000 decisions each: the mean is within 4.5 standard errors (false alarm 7e-6, one fixed stream)."""
+    offered = Offered(ids_of)
+    numbers = np.arange(1, 401, dtype=np.uint32)
+    changes = 0
+    for position in range(1, 1_001):
+        offered.clean()
+        offered.count(numbers, position)
+        changes += len(offered.changed())
+    counts = np.array([offered[key_of("item", f"v{k}")] for k in range(1, 401)])
+    # Of a counter with steps of n/32: variance n * n / 64.
+    assert abs(counts.mean() - 1_000) < 4.5 * 1_000 / 8 / 20
+    assert 0.5 < counts.std() / (1_000 / 8) < 1.5
+    assert changes / 400 < 200
+
+
+def test_the_same_records_give_the_same_counts_whenever_they_were_stored() -> None:
+    rng = np.random.default_rng(4)
+    stretches = [rng.choice(np.arange(1, 300, dtype=np.uint32), 40, replace=False) for _ in range(200)]
+    whole = Offered(ids_of)
+    for position, numbers in enumerate(stretches):
+        whole.count(numbers, position)
+    keys = {key_of("item", f"v{k}"): 0.0 for k in range(1, 300)}
+    resumed = Offered(ids_of)
+    for position, numbers in enumerate(stretches):
+        if position % 37 == 0:
+            resumed = Offered(ids_of, {key: resumed[key] for key in keys if resumed[key]})
+        resumed.count(numbers, position)
+    assert [whole[key] for key in keys] == [resumed[key] for key in keys]
+
+
+# ---------------------------------------------------------------- through the service
+
+
+def put(api: Api, n: int = 12) -> list[str]:
+    ids = [f"v{k}" for k in range(n)]
+    items = [
+        {"id": one, "features": {"creator": f"c{k % 4}", "tags": [f"t{k % 3}", "all"], "length_s": 20}}
+        for k, one in enumerate(ids)
+    ]
+    assert api.call("PUT", "/v1/items", {"items": items}).status == 200
+    return ids
+
+
+def rank(api: Api, candidates: list[str], user: str = "u1", slots: int = 4) -> dict:
+    reply = api.call("POST", "/v1/rank", {"candidates": candidates, "user": {"id": user}, "slots": slots})
+    assert reply.status == 200, reply.body
+    return reply.body
+
+
+def tell(api: Api, ranking: dict, **signals: Mapping[str, float]) -> None:
+    items = [
+        {"id": placed["id"], "signals": signals.get(placed["id"], {"watch_s": 1})} for placed in ranking["ranking"]
+    ]
+    reply = api.call("POST", "/v1/feedback", {"event_id": ranking["event_id"], "items": items})
+    assert reply.status == 202, reply.body
+
+
+def decision_of(data: DataDirectory, event_id: str) -> Decision:
+    found = find_decision(data.log, event_id)
+    assert found is not None
+    return records.decode(found.payload, Decision)
+
+
+def folded(data: DataDirectory, position: int, tmp_path: object) -> Statistics:
+    """Statistics of the log up to a position, from its beginning."""
+    statistics = Statistics(lambda numbers: versions(data.log, numbers))
+    with Learner(data.args, scratch=tmp_path) as learner:  # type: ignore[arg-type]
+        course = Course(data.log, learner, statistics=statistics)
+        for row in data.log.read(0, 100_000, candidates=True):
+            if row.pos <= position:
+                course.take(row)
+    return statistics
+
+
+def test_feedback_counts_at_once_and_once(api: Api, loop: Loop) -> None:
+    ids = put(api)
+    ranking = rank(api, ids)
+    first = ranking["ranking"][0]["id"]
+    for _ in range(3):
+        tell(api, ranking, **{first: {"watch_s": 20, "like": 1, "not_interested": 0}})
+    loop.learn()
+    tallies = all_tallies(loop.data.log)
+    assert tallies[TOTAL][SEEN] == pytest.approx(4, rel=1e-3)
+    tally = tallies[key_of("item", first)]
+    assert (tally[SHOWN], tally[SEEN]) == (1.0, 1.0)
+    assert tally[REWARD] > 1
+    assert tallies[key_of("tag", "all")][SEEN] == pytest.approx(4, rel=1e-2)
+    assert tallies[key_of("item", ids[-1])][OFFERED] == 1.0
+    before = tally[REWARD]
+    tell(api, ranking, **{first: {"watch_s": 20, "report": 1}})
+    loop.end_windows()
+    tally = all_tallies(loop.data.log)[key_of("item", first)]
+    assert tally[SEEN] == 1.0
+    assert tally[REWARD] < before - 1
+    # At its first report it was nothing bad; what a tally counts as negative it counts when first seen.
+    assert tally[NEGATIVE] == 0.0
+
+
+def test_a_decision_says_what_it_knew_and_the_log_gives_it_again(api: Api, loop: Loop, tmp_path: object) -> None:
+    ids = put(api)
+    rng = random.Random(5)
+    made = []
+    for round_ in range(30):
+        user = f"u{rng.randrange(3)}"
+        ranking = rank(api, rng.sample(ids, 9), user)
+        made.append((ranking["event_id"], user))
+        if rng.random() < 0.8:
+            tell(api, ranking, **{rng.choice(ranking["ranking"])["id"]: {"watch_s": 20, "like": 1}})
+        loop.clock.pass_(rng.choice([0.1, 30.0, 400.0]))
+        if round_ % 3 == 0:
+            loop.learn()
+            loop.service.ranker.refresh_statistics()
+    epochs = set()
+    for event_id, user in made[::3]:
+        decision = decision_of(loop.data, event_id)
+        stamp = decision.statistics
+        assert stamp is not None
+        epochs.add(stamp.epoch)
+        statistics = folded(loop.data, stamp.epoch, tmp_path)
+        found = find_decision(loop.data.log, event_id)
+        assert found is not None
+        numbers = np.frombuffer(found.candidates, np.uint32).tolist()
+        known = versions(loop.data.log, numbers)
+        attributes = attributes_of([known[number] for number in numbers])
+        keys = [TOTAL, -1, *attributes.item.tolist(), *attributes.creator.tolist(), *attributes.tags.tolist()]
+        tallies = np.array([statistics.tally(key) for key in keys])
+        n = len(numbers)
+        places = Places(
+            np.arange(2, 2 + n), np.arange(2 + n, 2 + 2 * n), np.arange(2 + 2 * n, 2 + 2 * n + len(attributes.tags))
+        )
+        viewer = folded(loop.data, stamp.viewer_pos, tmp_path).viewer(user)
+        dense = dense_columns(attributes, places, tallies, Tastes.of(viewer), stamp.at)
+        assert digest_of(dense) == stamp.digest
+        for slot in decision.slots:
+            assert slot.dense == dense[numbers.index(slot.version)].tolist()
+            assert len(slot.dense) == len(NAMES)
+    assert len(epochs) > 3
+
+
+def test_a_trainer_that_was_stopped_anywhere_gives_the_same_chain(api: Api, loop: Loop, tmp_path: object) -> None:
+    """Killed between any two steps, and started again from its tables: tallies and viewers as if it had never been."""
+    ids = put(api)
+    rng = random.Random(8)
+    trainer = loop.trainer
+    for _ in range(40):
+        ranking = rank(api, rng.sample(ids, 8), f"u{rng.randrange(4)}")
+        if rng.random() < 0.7:
+            tell(api, ranking)
+        loop.clock.pass_(rng.choice([0.0, 0.5, 300.0]))
+        trainer.step()
+        if rng.random() < 0.3:
+            # As after kill -9: nothing is published on the way out.
+            trainer.close()
+            trainer = Trainer(loop.data, clock=loop.clock)
+    loop.clock.pass_(2_000)
+    for _ in range(10):
+        trainer.step()
+        loop.clock.pass_(2)
+    epoch = newest_epoch(loop.data.log)
+    whole = folded(loop.data, epoch.position, tmp_path)
+    stored = all_tallies(loop.data.log)
+    assert stored.keys() == set(whole.changed_tallies())
+    assert {key: whole.tally(key) for key in stored} == stored
+    for k in range(4):
+        body = stored_viewer(loop.data.log, f"u{k}")
+        assert (None if body is None else body.body) == whole.viewer(f"u{k}").encode()
+    loop.trainer = trainer
+
+
+# ---------------------------------------------------------------- a viewer over HTTP
+
+
+def test_what_is_believed_of_a_viewer_is_told(api: Api, loop: Loop) -> None:
+    ids = put(api)
+    assert api.call("GET", "/v1/users/u1").body["error"]["code"] == "unknown_user"
+    reply = api.call("PUT", "/v1/users/u1", {"interests": ["t1", "t1", "cats"]})
+    assert (reply.status, reply.body["interests"]) == (200, ["t1", "cats"])
+    for _ in range(12):
+        ranking = rank(api, ids)
+        likes = {one: {"watch_s": 20, "like": 1} for one in ids if int(one[1:]) % 4 == 1}
+        tell(api, ranking, **likes)
+        loop.clock.pass_(1)
+        loop.learn()
+    told = api.call("GET", "/v1/users/u1").body
+    assert told["interests"] == ["t1", "cats"]
+    assert told["seen_slots"] == 48
+    tastes = {(one["attribute"], one["value"]): one for one in told["tastes"]}
+    assert tastes["creator", "c1"]["long"] > 0.2
+    assert tastes["creator", "c1"]["long"] > max(tastes["creator", f"c{k}"]["long"] for k in (0, 2, 3)) + 0.2
+    assert ("length_s", "15 to 30 s") in tastes
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"interests": "cats"}, {"interests": [""]}, {"interests": ["x"] * 65}, {"interests": [], "age": 3}]
+)
+def test_a_bad_sign_up_is_refused(api: Api, body: dict) -> None:
+    reply = api.call("PUT", "/v1/users/u1", body)
+    assert (reply.status, reply.body["error"]["code"]) == (400, "invalid_request")
+    assert api.call("GET", "/v1/users/u1").status == 404
+
+
+def test_tastes_move_a_viewers_own_feed(api: Api, loop: Loop, clock: Clock) -> None:
+    """Two viewers who like opposite creators: after some feeds each sees more of their own."""
+    ids = put(api, 40)
+    share = {"left": 0, "right": 0}
+    for round_ in range(60):
+        for user, wanted in (("left", (0, 1)), ("right", (2, 3))):
+            ranking = rank(api, ids, user, slots=5)
+            liked = {
+                placed["id"]: {"watch_s": 20, "like": 1}
+                for placed in ranking["ranking"]
+                if int(placed["id"][1:]) % 4 in wanted
+            }
+            if round_ >= 45:
+                share[user] += len(liked)
+            items = [
+                {"id": placed["id"], "signals": liked.get(placed["id"], {"watch_s": 0.5}), "final": True}
+                for placed in ranking["ranking"]
+            ]
+            api.call("POST", "/v1/feedback", {"event_id": ranking["event_id"], "items": items})
+        clock.pass_(1)
+        loop.learn()
+        loop.service.ranker.refresh_statistics()
+    # By chance half of 75.
+    assert min(share.values()) > 50
