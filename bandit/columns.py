@@ -6,7 +6,6 @@ scored as the whole is. Columns are only ever added at the end: a decision keeps
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -140,8 +139,36 @@ def told_tastes(tastes: Tastes, total: Sequence[float]) -> list[TasteTold]:
 
 
 def digest_of(dense: F32) -> str:
-    """Of the columns of all candidates; BLAKE2b-64, hex."""
-    return hashlib.blake2b(dense.data, digest_size=8).hexdigest()
+    """Of the columns of all candidates, every bit; 64 bits, hex. A check against mistakes, not against malice."""
+    return f"{int(_digest(dense.view(np.uint32).ravel())):016x}"
+
+
+@njit(cache=True, nogil=True)
+def _digest(words):  # type: ignore[no-untyped-def]
+    """Four lanes of FNV-1a by words, each stirred, so that they can run beside one another."""
+    prime = np.uint64(0x9E3779B97F4A7C15)
+    a = np.uint64(0xCBF29CE484222325)
+    b, c, d = a ^ np.uint64(1), a ^ np.uint64(2), a ^ np.uint64(3)
+    n = len(words)
+    at = 0
+    while at + 4 <= n:
+        a = (a ^ np.uint64(words[at])) * prime
+        b = (b ^ np.uint64(words[at + 1])) * prime
+        c = (c ^ np.uint64(words[at + 2])) * prime
+        d = (d ^ np.uint64(words[at + 3])) * prime
+        a ^= a >> np.uint64(32)
+        b ^= b >> np.uint64(32)
+        c ^= c >> np.uint64(32)
+        d ^= d >> np.uint64(32)
+        at += 4
+    while at < n:
+        a = (a ^ np.uint64(words[at])) * prime
+        a ^= a >> np.uint64(32)
+        at += 1
+    a = (a ^ np.uint64(n)) * prime
+    for lane in (b, c, d):
+        a = (a ^ (a >> np.uint64(29)) ^ lane) * prime
+    return a ^ (a >> np.uint64(32))
 
 
 @njit(cache=True, nogil=True)
@@ -248,4 +275,4 @@ def warm_up() -> None:
     """Compile the kernel, or load it from numba's cache."""
     one = np.ones(1, np.int64)
     places = Places(one, one, np.empty(0, np.int64))
-    dense_columns(attributes_of([("a", b"{}")]), places, np.zeros((2, TALLY_WIDTH)), NO_TASTES, 0.0)
+    digest_of(dense_columns(attributes_of([("a", b"{}")]), places, np.zeros((2, TALLY_WIDTH)), NO_TASTES, 0.0))

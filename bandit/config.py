@@ -31,8 +31,8 @@ class SquareCB(Struct, forbid_unknown_fields=True, tag_field="kind", tag="square
     Source: Foster and Rakhlin, "Beyond UCB", 2020; VW's ``--squarecb``.
     """
 
-    gamma_scale: Annotated[float, Meta(gt=0, le=1e6)] = 100.0
-    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    gamma_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
     def explorer(self, n_learned: int) -> Explorer:
         return squarecb(gamma_scale=self.gamma_scale, gamma_exponent=self.gamma_exponent, n_learned=n_learned)
@@ -142,7 +142,7 @@ class Config(Struct, forbid_unknown_fields=True):
 
     explorer: ExplorerConfig = msgspec.field(default_factory=SquareCB)
     shortlist: Annotated[int, Meta(ge=1, le=10_000)] | None = 50
-    floor: Phi | Annotated[list[Phi], Meta(min_length=1, max_length=MAX_SLOTS)] = 0.05
+    floor: Phi | Annotated[list[Phi], Meta(min_length=1, max_length=MAX_SLOTS)] = 0.02
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] = 10
     learning_weight: ConstantWeight | IpsWeight = msgspec.field(default_factory=ConstantWeight)
     reward: Annotated[str, Meta(min_length=1, max_length=1_000)] = DEFAULT
@@ -249,7 +249,12 @@ SETTINGS = (
     Setting("port", 8080, "port", "port to listen on"),
     Setting("workers", 0, "processes", "rank workers; 0: one less than the cores, at least 1, at most 8"),
     Setting("threads", 8, "threads", "requests that one worker handles at the same time"),
-    Setting("vw", "-b 18 -q UI -q CI -l 0.2", "VW arguments", "of the learner; fixed for the life of a data directory"),
+    Setting(
+        "vw",
+        "-b 18 -q CI --ignore_linear C -l 0.3 --power_t 0.4",
+        "VW arguments",
+        "of the learner; fixed for the life of a data directory",
+    ),
     Setting("durable", True, "yes/no", "reply only after fsync; no: a power cut may lose the last second"),
     Setting("publish_ms", 400, "milliseconds", "shortest time between two published models"),
     Setting("tick_s", 1.0, "seconds", "longest time without a record while windows are open"),
@@ -269,7 +274,7 @@ class Settings:
     port: int = 8080
     workers: int = 1
     threads: int = 8
-    vw: str = "-b 18 -q UI -q CI -l 0.2"
+    vw: str = "-b 18 -q CI --ignore_linear C -l 0.3 --power_t 0.4"
     durable: bool = True
     publish_ms: int = 400
     tick_s: float = 1.0
