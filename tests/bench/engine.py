@@ -11,8 +11,10 @@ import msgspec
 from vowpalwabbit import Workspace
 from vowpalwabbit.pyvw import pylibvw
 
-from bandit.features import resolve_item, resolve_shared
+from bandit.columns import NAMES
+from bandit.features import resolve_item, resolve_shared, with_dense
 from bandit.model_args import ModelArgs
+from bandit.records import Decision
 from tests.bench.workload import VW, Workload
 
 
@@ -30,10 +32,10 @@ class Engine:
 
     def __init__(self, model: Path, workload: Workload) -> None:
         self._vw = Workspace(f"{ModelArgs.parse(VW).vw_command()} -i {model}")
+        self._features = dict(workload.items)
         # Each example is parsed once and kept for the whole run; the workspace outlives them.
         self._items = [
-            self._vw.parse(f'{{"_multi":[{resolve_item(id_, features).decode()}]}}')
-            for id_, features in workload.items
+            self._vw.parse(f'{{"_multi":[{resolve_item(id_, features).decode()}]}}') for id_, features in workload.items
         ]
         self._shared = [
             self._vw.parse(f'{shared_text(body)[:-1].decode()},"_multi":[{{}}]}}') for body in workload.bodies
@@ -47,9 +49,17 @@ class Engine:
         """The engine's bare arithmetic: nothing is parsed, nothing read back."""
         pylibvw.vw.predict_multi(self._vw, event)
 
-    def scores(self, event: list[Any]) -> list[float]:
-        """What the last `predict_multi` of this event said of each candidate: VW's costs."""
-        return list(event[0].get_action_scores())
+    def costs_of(self, decision: Decision) -> list[float]:
+        """VW's costs of what a decision drew, from the features that it kept."""
+        items = [
+            with_dense(resolve_item(slot.id, self._features[slot.id]), NAMES, slot.dense).decode()
+            for slot in decision.slots
+        ]
+        event = self._vw.parse(f'{bytes(decision.shared)[:-1].decode()},"_multi":[{",".join(items)}]}}')
+        try:
+            return list(self._vw.predict(event))
+        finally:
+            self._vw.finish_example(event)
 
     def close(self) -> None:
         for examples in (*self._items, *self._shared):
@@ -63,9 +73,7 @@ class Engine:
 def json_event(body: bytes) -> str:
     """A request with inline features as VW JSON."""
     request = msgspec.json.decode(body)
-    actions = ",".join(
-        resolve_item(one["id"], one["features"]).decode() for one in request["candidates"]
-    )
+    actions = ",".join(resolve_item(one["id"], one["features"]).decode() for one in request["candidates"])
     return f'{shared_text(body)[:-1].decode()},"_multi":[{actions}]}}'
 
 

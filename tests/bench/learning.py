@@ -114,5 +114,3 @@ def _fold_us(folder: Path, scratch: Path, *, after: int) -> float:
 
             (taken,) = each_us(fold, [None])
             return taken
-
-

@@ -75,9 +75,7 @@ class Session:
     @cached_property
     def workload(self) -> Workload:
         scale = self.scale
-        return make_workload(
-            n_items=scale.n_items, n_requests=scale.n_requests, n_candidates=scale.n_candidates
-        )
+        return make_workload(n_items=scale.n_items, n_requests=scale.n_requests, n_candidates=scale.n_candidates)
 
     @cached_property
     def _base(self) -> Path:
