@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
-from bandit.errors import InvalidConfig, InvalidSetting, UnsupportedArgument
+from bandit.errors import BanditError, InvalidConfig, InvalidSetting, LogUnavailable, UnsupportedArgument
+from bandit.experiments import Experiment, arm_of, experiment_faults, laid_over
 from bandit.exploration import Budget, Exploration, annealed, budget_of, warnings_of
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from bandit.guard import Guard, check_guard
@@ -90,6 +91,9 @@ class Uniform(Struct, forbid_unknown_fields=True, tag_field="kind", tag="uniform
         return uniform()
 
 
+#: The fallback's draw over the caller's own order.
+CALLER_ORDER = epsilon_greedy(epsilon=0.1)
+
 ExplorerConfig = SquareCB | EpsilonGreedy | Softmax | Greedy | Uniform
 
 # ---------------------------------------------------------------- learning
@@ -131,6 +135,23 @@ SignalName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$(?!\n)")]
 Phi = Annotated[float, Meta(ge=0, le=1)]
 
 
+class Drawing(NamedTuple):
+    """All that settles a draw but scores and rules.
+
+    :ivar asked: the explorer as configured
+    :ivar shortlist: 0 for none
+    :ivar floors: phi of each slot
+    :ivar most: what all but the best may get together, of the explorer's part; see `bandit.slate.limited`
+    :ivar by_caller: the caller's order stands for scores
+    """
+
+    asked: Explorer
+    shortlist: int
+    floors: tuple[float, ...]
+    most: float
+    by_caller: bool
+
+
 class Config(Struct, forbid_unknown_fields=True):
     """All that may change while the service runs; replaced whole, checked whole.
 
@@ -138,6 +159,7 @@ class Config(Struct, forbid_unknown_fields=True):
     one for each slot (the last holds for the rest). With 0, replay must refuse targets that differ there.
     `reward` is a formula over the signals and what is worked out from them (`watch`, `completion`, `rewatch`,
     `length_s`), or `preset:NAME`, which is stored as its formula.
+    `mode`: `apprentice` serves the caller's order, learns from it, and reports what it would have earned itself.
     """
 
     explorer: ExplorerConfig = msgspec.field(default_factory=SquareCB)
@@ -165,10 +187,15 @@ class Config(Struct, forbid_unknown_fields=True):
     exploration: Exploration = msgspec.field(default_factory=Exploration)
     watch: WatchTable = msgspec.field(default_factory=WatchTable)
     guard: Guard = msgspec.field(default_factory=Guard)
+    mode: Literal["serve", "apprentice"] = "serve"
+    experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
         # Here, so that no config exists, and none is stored, whose reward another release could read otherwise.
         self.reward = resolved(self.reward)
+        for arm in self.experiment.arms if self.experiment is not None else []:
+            if isinstance(arm.config.get("reward"), str):
+                arm.config["reward"] = resolved(arm.config["reward"])
 
     def floors(self, n_slots: int) -> list[float]:
         """phi of each slot as configured, shape (n_slots,); what is drawn with is in :meth:`budget`."""
@@ -179,8 +206,22 @@ class Config(Struct, forbid_unknown_fields=True):
         """Floors and the explorer's limit for a feed of so many slots, within ``exploration.share``."""
         return budget_of(self.exploration.share, tuple(self.floors(n_slots)))
 
+    def drawing(self, n_slots: int, n_learned: int, *, fallback: bool) -> Drawing:
+        """How a feed of so many slots is drawn, before the explorer's limit is worked out from the scores.
+
+        :param fallback: nothing could be scored
+        """
+        if self.mode == "apprentice":
+            return Drawing(greedy(), 0, (self.exploration.apprentice,) * n_slots, 1.0, by_caller=True)
+        floors, most = self.budget(n_slots)
+        if fallback:
+            return Drawing(CALLER_ORDER, 0, floors, most, by_caller=True)
+        return Drawing(self.explorer.explorer(n_learned), self.shortlist or 0, floors, most, by_caller=False)
+
     def warnings(self) -> list[str]:
         """What it costs to run this config, in words; empty if there is nothing to say."""
+        if self.mode == "apprentice":
+            return warnings_of(self.exploration, self.drawing(self.slots, 0, fallback=False).floors, mode=self.mode)
         return warnings_of(self.exploration, self.floors(self.slots))
 
 
@@ -204,17 +245,65 @@ def check_config(config: Config) -> Formula:
     elif not low <= config.default_reward <= high:
         faults.append(f"default_reward {config.default_reward} is outside reward_range [{low}, {high}]")
     faults += check_guard(config.guard)
+    if config.experiment is not None:
+        faults += _faults_of_arms(config, config.experiment)
     if faults:
         raise InvalidConfig("; ".join(faults), faults=faults)
     return formula
 
 
+def _faults_of_arms(config: Config, experiment: Experiment) -> list[str]:
+    """Each arm is checked whole, like a config; only then the experiment."""
+    faults = []
+    documents = []
+    for arm in experiment.arms:
+        try:
+            document: Config = laid_over(config, arm)
+            documents.append(document)
+            check_config(document)
+        except BanditError as error:
+            told = error.message.removeprefix(f"arm {arm.name!r}")
+            faults.append(f"arm {arm.name!r}{told if told != error.message else ': ' + told}")
+    return faults or experiment_faults(experiment, documents)
+
+
 @dataclass(frozen=True)
 class LiveConfig:
-    """A config version as it is in force: the document, and what is worked out from it once."""
+    """A config version as it is in force: the document, and what is worked out from it once.
+
+    :ivar arm: of the document's experiment, if this is how the config is there
+    """
 
     version: int
     document: Config
+    arm: str | None = None
+
+    @cached_property
+    def arms(self) -> dict[str, LiveConfig]:
+        """The config as it is in each arm, by name."""
+        experiment = self.document.experiment
+        return {
+            arm.name: LiveConfig(self.version, laid_over(self.document, arm), arm.name)
+            for arm in (experiment.arms if experiment is not None else [])
+        }
+
+    def of(self, arm: str | None) -> LiveConfig:
+        """The config as it is in an arm; itself without one.
+
+        :raises LogUnavailable: a decision names an arm that its config has not
+        """
+        if arm is None:
+            return self
+        if arm not in self.arms:
+            raise LogUnavailable(f"the log is damaged: it names arm {arm!r}, which config {self.version} does not have")
+        return self.arms[arm]
+
+    def serving(self, *, viewer: str | None, event_id: str) -> LiveConfig:
+        """What serves a request: the arm that the viewer is in, if there is an experiment."""
+        experiment = self.document.experiment
+        if experiment is None:
+            return self
+        return self.arms[arm_of(experiment, viewer=viewer, event_id=event_id).name]
 
     @cached_property
     def formula(self) -> Formula:

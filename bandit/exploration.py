@@ -32,10 +32,12 @@ class Exploration(Struct, forbid_unknown_fields=True):
 
     `share`: the largest expected share of placements that are not the best one left at their slot, as of the
     model. For it, the explorer is made greedier and floors are scaled down, request by request; no floor above 0
-    becomes 0. Without it, explorer and floor are as they are configured.
+    becomes 0. Without it, explorer and floor are as they are configured. `apprentice`: in apprentice mode, the share
+    of each slot's draw that is uniform over all eligible; 0 serves the caller's order as it is.
     """
 
     share: Annotated[float, Meta(gt=0, le=1)] | None = None
+    apprentice: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class Budget(NamedTuple):
@@ -100,11 +102,20 @@ def annealed(start: float, n_learned: int, *, after: int | None, exponent: float
     return start if after is None else start * (1.0 + n_learned / after) ** exponent
 
 
-def warnings_of(exploration: Exploration, floors: Sequence[float]) -> list[str]:
+def warnings_of(exploration: Exploration, floors: Sequence[float], *, mode: str = "serve") -> list[str]:
     """What a config's exploration costs, in words; empty if there is nothing to say.
 
     :param floors: of the slots of a feed
+    :param mode: of the config
     """
+    if mode == "apprentice":
+        if floors and floors[0] > 0.0:
+            return []
+        return [
+            "mode is apprentice and exploration.apprentice 0: the caller's order is served as it is, so replay can "
+            "evaluate no other policy on these decisions, and what the model would have earned is the model's opinion "
+            "but for what it agrees on; a small exploration.apprentice, such as 0.05, makes it measurable"
+        ]
     told = []
     off = [slot for slot, phi in enumerate(floors) if phi == 0.0]
     if off:

@@ -125,18 +125,20 @@ class _Open:
     """A decision whose window is open."""
 
     __slots__ = (
-        "activated", "altered", "closes", "config", "counted", "event_id", "items", "n_shown", "pos", "taught", "ts",
-        "user",
+        "activated", "altered", "arm", "closes", "config", "counted", "event_id", "items", "n_shown", "pos", "taught",
+        "ts", "user",
     )  # fmt: skip
 
     def __init__(
-        self, *, pos: int, ts: float, event_id: str, user: str | None, config: int, activated: bool, closes: float
-    ) -> None:
+        self, *, pos: int, ts: float, event_id: str, user: str | None, config: int, arm: str | None, activated: bool,
+        closes: float,
+    ) -> None:  # fmt: skip
         self.pos = pos
         self.ts = ts
         self.user = user
         self.event_id = event_id
         self.config = config
+        self.arm = arm
         self.activated = activated
         self.closes = closes
         self.items: dict[str, _ItemState] | None = None
@@ -156,6 +158,7 @@ class _Header(msgspec.Struct):
     config: int
     deferred: bool = False
     user: str | None = None
+    arm: str | None = None
 
 
 #: (combined signals, explicit reward, the decision's config, length of the item version in seconds or 0) to a reward.
@@ -277,6 +280,7 @@ class Fold:
             event_id=record.event_id,
             user=header.user,
             config=header.config,
+            arm=header.arm,
             activated=not header.deferred,
             closes=closes_at(record.ts, window_s, None),
         )
@@ -379,7 +383,7 @@ class Fold:
         assert self._observer is not None
         if not decision.activated or decision.altered:
             return
-        config = self._configs[decision.config]
+        config = self._configs[decision.config].of(decision.arm)
         evidences = self._evidence(decision, stored, config, cascade=False)
         place_of = {slot.id: place for place, slot in enumerate(stored.slots)}
         lengths = self._lengths_of([slot.version for slot in stored.slots])
@@ -410,7 +414,7 @@ class Fold:
     def _close(self, decision: _Open, record: Record) -> Iterator[Lesson]:
         if self._on_close is not None:
             self._on_close(decision.joined())
-        served = self._configs[decision.config].document.evidence == "served"
+        served = self._configs[decision.config].of(decision.arm).document.evidence == "served"
         if decision.items is None and not (served and decision.activated and not decision.altered):
             # Nothing was heard of it: it teaches nothing, and needs no row to say so.
             self.counts["silent" if decision.activated else "not_activated"] += 1
@@ -435,7 +439,7 @@ class Fold:
             self._observer.unseen(decision.user, unseen, decision.ts)
 
     def _lessons(self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None) -> Iterator[Lesson]:
-        config = self._configs[decision.config]
+        config = self._configs[decision.config].of(decision.arm)
         evidences = self._evidence(decision, stored, config, cascade=only is None)
         lengths = self._lengths_of([slot.version for slot in stored.slots])
         for index, (slot, evidence) in enumerate(zip(stored.slots, evidences, strict=True)):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec import UNSET, Raw
 from numpy.typing import NDArray
@@ -17,11 +18,10 @@ from numpy.typing import NDArray
 from bandit import records
 from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Resolved, number, unnumbered
 from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
-from bandit.config import LiveConfig
+from bandit.config import Config, LiveConfig
 from bandit.errors import CorruptModel, EmptySlate, LogUnavailable
 from bandit.explain import contributions
 from bandit.exploration import expected_share
-from bandit.explore import epsilon_greedy
 from bandit.features import hash_resolved, resolve_item, resolve_shared, with_dense
 from bandit.knowledge import EVERYTHING
 from bandit.records import (
@@ -35,7 +35,8 @@ from bandit.records import (
     StatisticsStamp,
 )
 from bandit.scorer import dense_indices, score, weights_from_model
-from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of
+from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
+from bandit.store.arms import note_arm
 from bandit.store.configs import all_configs, newest_config
 from bandit.store.data import DataDirectory
 from bandit.store.events import StoredDecision, find_decision, same_body
@@ -56,8 +57,6 @@ LOOK_AGAIN_S = 1.0
 # Of an explanation, so many of the largest parts are told.
 EXPLAINED = 12
 DENSE_IDX = dense_indices(NAMES)
-#: The fallback's draw over the caller's own order.
-CALLER_ORDER = epsilon_greedy(epsilon=0.1)
 
 
 class Snapshot(NamedTuple):
@@ -229,14 +228,15 @@ class Ranker:
         """
         started = self._monotonic() if received is None else received
         self.sync()
-        config, snapshot, read_pos = self.config, self.snapshot, self._control_pos
+        snapshot, read_pos, experiment = self.snapshot, self._control_pos, self.config.document.experiment
+        event_id = self._new_event_id() if request.event_id is UNSET else request.event_id
+        user = request.user
+        config = self.config.serving(viewer=None if user is None else user.id, event_id=event_id)
         document = config.document
         resolved = self._cache.resolve(request.candidates)
         n = len(resolved.rows)
-        event_id = self._new_event_id() if request.event_id is UNSET else request.event_id
         seed = seed_of(event_id, self._data.secret)
 
-        user = request.user
         viewer = NOBODY if user is None else self._viewers.read(user.id)
         epoch = resolved.known.epoch
         dense = dense_columns(resolved.known.attributes, resolved.known.places, epoch.tallies, viewer.tastes, epoch.at)
@@ -285,25 +285,28 @@ class Ranker:
                     fallback = "deadline"
 
         n_slots = document.slots if request.slots is UNSET else request.slots
-        budget = document.budget(n_slots)
-        if fallback is None:
-            assert snapshot is not None
-            n_learned = snapshot.published.learned
-            asked, shortlist, drawn_by = document.explorer.explorer(n_learned), document.shortlist or 0, scores
-        else:
-            n_learned = 0
-            asked, shortlist, drawn_by = CALLER_ORDER, 0, -np.arange(n, dtype=np.float32)
+        n_learned = 0 if fallback is not None or snapshot is None else snapshot.published.learned
+        drawing = document.drawing(n_slots, n_learned, fallback=fallback is not None)
+        drawn_by = scores
+        if drawing.by_caller:
+            drawn_by = -np.arange(n, dtype=np.float32)
             state[state == UNSCORED] = ELIGIBLE
-        explorer = limited(drawn_by, state, asked, shortlist=shortlist, most=budget.most)
+        explorer = limited(drawn_by, state, drawing.asked, shortlist=drawing.shortlist, most=drawing.most)
         slate = draw_slate(
-            drawn_by, state, n_slots=n_slots, explorer=explorer, shortlist=shortlist, floor=np.array(budget.floors),
-            seed=seed,
+            drawn_by, state, n_slots=n_slots, explorer=explorer, shortlist=drawing.shortlist,
+            floor=np.array(drawing.floors), seed=seed,
         )  # fmt: skip
+        apprentice = None
+        if document.mode == "apprentice":
+            known = fallback is None and n_scored == n
+            apprentice = _would_draw(document, scores, state, slate.chosen, n_learned, n_slots) if known else []
+            # The caller's order is what was asked for, so nothing was fallen back to.
+            fallback = None
 
         chosen_at = slate.chosen.tolist()
         propensities = slate.propensity.tolist()
         slot_scores: list[float | None]
-        if fallback is not None:
+        if fallback is not None or (drawing.by_caller and n_scored < n):
             slot_scores = [None] * len(chosen_at)
         elif n_scored == n:
             # + 0.0: a cost of zero is no score of minus zero.
@@ -338,10 +341,13 @@ class Ranker:
             unknown=unknown,
             ineligible=ineligible,
             deferred=request.defer_activation,
-            strength=None if explorer.a == asked.a else explorer.a,
+            strength=None if explorer.a == drawing.asked.a else explorer.a,
             share=expected_share(slate.exploring.tolist()),
             explored=int(slate.explored.sum()),
             statistics=StatisticsStamp(epoch.position, epoch.at, viewer.position, viewer.read_to, digest_of(dense)),
+            experiment=None if experiment is None else experiment.name,
+            arm=config.arm,
+            apprentice=apprentice,
         )
         reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
         if request.explain and snapshot is not None:
@@ -420,7 +426,7 @@ class Ranker:
                 if found is not None:
                     return same_body(found, body_hash, reply.event_id)
             if not new:
-                txn.append(
+                position = txn.append(
                     "decision",
                     payload,
                     event_id=reply.event_id,
@@ -428,11 +434,12 @@ class Ranker:
                     candidates=candidates,
                     user=decision.user,
                 )
+                note_arm(txn, position, reply.event_id, decision)
                 return None
             numbers[:] = intern_versions(txn, [text for _, text in new])
             resolved.versions[[place for place, _ in new]] = numbers
             self._renumber(decision, resolved)
-            txn.append(
+            position = txn.append(
                 "decision",
                 records.encode(decision),
                 event_id=reply.event_id,
@@ -440,6 +447,7 @@ class Ranker:
                 candidates=resolved.versions.tobytes(),
                 user=decision.user,
             )
+            note_arm(txn, position, reply.event_id, decision)
             return None
 
         found = self._log.append(write)
@@ -469,8 +477,26 @@ class Ranker:
         return _reply(event_id, decision, [known[number][0] for number in unknown], self.configs)
 
 
+def _would_draw(
+    document: Config, scores: NDArray[np.float32], state: NDArray[np.uint8], chosen: NDArray[np.int32], n_learned: int,
+    n_slots: int,
+) -> list[tuple[float, float]]:  # fmt: skip
+    """How the config's own draw would stand to what was shown; see `Decision.apprentice`."""
+    own = msgspec.structs.replace(document, mode="serve").drawing(n_slots, n_learned, fallback=False)
+    explorer = limited(scores, state, own.asked, shortlist=own.shortlist, most=own.most)
+    floor = np.array(own.floors)
+    found = []
+    for slot, shown in enumerate(chosen.tolist()):
+        p = slot_probabilities(
+            scores, state, chosen[:slot], slot=slot, explorer=explorer, shortlist=own.shortlist, floor=floor
+        )
+        found.append((float(p[shown]), float(p @ scores)))
+    return found
+
+
 def _reply(event_id: str, decision: Decision, unknown: list[str], configs: dict[int, LiveConfig]) -> RankReply:
-    policy = configs[decision.config].document.explorer.__struct_config__.tag
+    policy = configs[decision.config].of(decision.arm).document.explorer.__struct_config__.tag
+    by_caller = decision.fallback is not None or decision.apprentice is not None
     return RankReply(
         event_id=event_id,
         ranking=[
@@ -478,8 +504,10 @@ def _reply(event_id: str, decision: Decision, unknown: list[str], configs: dict[
         ],
         model_version=decision.model,
         config_version=decision.config,
-        policy="caller_order" if decision.fallback is not None else str(policy),
+        policy="caller_order" if by_caller else str(policy),
         scored=decision.scored,
         unknown=unknown,
         fallback=decision.fallback,
+        experiment=UNSET if decision.experiment is None else decision.experiment,
+        arm=UNSET if decision.arm is None else decision.arm,
     )

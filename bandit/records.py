@@ -113,6 +113,8 @@ class RankReply(Struct, omit_defaults=False):
     unknown: list[str]
     fallback: str | None
     explanation: list[Explanation] | UnsetType = UNSET
+    experiment: str | UnsetType = UNSET
+    arm: str | UnsetType = UNSET
 
 
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6, description="between -1e6 and 1e6")]
@@ -336,6 +338,53 @@ class ModelReply(Struct):
     evidence: dict[str, int] = {}
 
 
+class ArmReply(Struct):
+    """How one arm does. The means are of decisions whose windows are over, unseen slots counting 0.
+
+    `low` and `high`: 95 % interval of the mean, for one look at it; for a verdict that holds however often one looks
+    ask `replay evaluate --slice arm`.
+    """
+
+    name: str
+    share: float
+    champion: bool
+    decisions: int
+    closed: int
+    viewers: int
+    learned_slots: int
+    mean_reward: float | None
+    low: float | None
+    high: float | None
+
+
+class ApprenticeReply(Struct):
+    """What an apprentice would have earned per seen slot, had one slot at a time been its own choice.
+
+    `measured`: the caller's order was explored, so `own` is an estimate without bias; else it is the model's opinion
+    wherever it disagrees with the caller. `low` and `high`: 95 % interval of `own - caller`.
+    """
+
+    slots: int
+    viewers: int
+    measured: bool
+    agreement: float
+    caller: float
+    says_caller: float
+    says_own: float
+    own: float
+    low: float | None
+    high: float | None
+
+
+class ExperimentReply(Struct):
+    """The experiment in force and how its arms do; how an apprentice does, if there is one."""
+
+    name: str | None
+    learn_from: str | None
+    arms: list[ArmReply]
+    apprentice: ApprenticeReply | None
+
+
 class SlotStory(Struct):
     """One slot, from its draw to its lesson.
 
@@ -457,6 +506,9 @@ class Decision(Struct, omit_defaults=True):
         the config's; see `bandit.slate.limited`
     :param share: expected share of exploratory placements; see `bandit.exploration`
     :param explored: how many placements were exploratory in fact
+    :param experiment: the one that it is part of, and ``arm`` its arm
+    :param apprentice: in apprentice mode, for each slot what the config's own draw would have been given the slots
+        above: the probability of what was shown, and its expected score; empty if nothing could be scored
     """
 
     slots: list[Slot]
@@ -476,6 +528,9 @@ class Decision(Struct, omit_defaults=True):
     share: float | None = None
     explored: int = 0
     statistics: StatisticsStamp | None = None
+    experiment: str | None = None
+    arm: str | None = None
+    apprentice: list[tuple[float, float]] | None = None
 
 
 class Withdraw(Struct):

@@ -11,6 +11,7 @@ from bandit import records
 from bandit.candidates import NO_FEATURES
 from bandit.config import Config, LiveConfig, check_config
 from bandit.errors import InvalidRequest, LogUnavailable, UnknownDecision, UnknownItem, UnknownUser
+from bandit.experiments import ArmSums, Experiment, apprenticeship, mean_of
 from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
 from bandit.item_table import parse_features
@@ -18,8 +19,11 @@ from bandit.ranker import Ranker
 from bandit.records import (
     ActivateReply,
     ActivateRequest,
+    ApprenticeReply,
+    ArmReply,
     Decision,
     EventReply,
+    ExperimentReply,
     Feedback,
     FeedbackResult,
     FeedbackStory,
@@ -37,6 +41,7 @@ from bandit.records import (
 )
 from bandit.serving import release, roll_back, serving_reply
 from bandit.signals import LENGTH
+from bandit.store.arms import ArmCounts, counts_by_arm, watched_slots
 from bandit.store.configs import append_config
 from bandit.store.data import DataDirectory
 from bandit.store.events import (
@@ -316,6 +321,53 @@ class Service:
         release(self._log, request.reason)
         self.ranker.sync()
         return self.serving()
+
+    def experiment(self) -> ExperimentReply:
+        """The experiment in force and how its arms do, from what the trainer has folded so far."""
+        live = self.config()
+        state = trainer_state(self._log)
+        window_s = live.document.reward_window_s
+        over = float("-inf") if state is None else self._log.time_at(state.position) - window_s
+        running = live.document.experiment
+        documents = [live.document, *(each.document for each in live.arms.values())]
+        arms = [] if running is None else self._arms(running, over, window_s)
+        watching = any(document.mode == "apprentice" for document in documents)
+        return ExperimentReply(
+            name=None if running is None else running.name,
+            learn_from=None if running is None else running.learn_from,
+            arms=arms,
+            apprentice=self._apprentice(over) if watching else None,
+        )
+
+    def _arms(self, experiment: Experiment, over: float, window_s: float) -> list[ArmReply]:
+        known = counts_by_arm(self._log, experiment.name, over=over, window_s=window_s)
+        nothing = ArmCounts(0, 0, ArmSums(0, 0, 0.0, 0.0, 0.0, 0.0))
+        found = []
+        for arm in experiment.arms:
+            counts = known.get(arm.name, nothing)
+            mean = mean_of(counts.sums)
+            found.append(
+                ArmReply(
+                    name=arm.name,
+                    share=arm.share,
+                    champion=arm.name == experiment.champion,
+                    decisions=counts.decisions,
+                    closed=counts.sums.n,
+                    viewers=counts.sums.viewers,
+                    learned_slots=counts.learned_slots,
+                    mean_reward=mean.value,
+                    low=mean.low,
+                    high=mean.high,
+                )
+            )
+        return found
+
+    def _apprentice(self, over: float) -> ApprenticeReply | None:
+        slots = list(watched_slots(self._log, over=over))
+        found = apprenticeship(slots)
+        if found is None:
+            return None
+        return ApprenticeReply(measured=all(one.propensity < 1.0 for one in slots), **found._asdict())
 
     def fold_counts(self) -> dict[str, int]:
         """What the trainer counted since it started: decisions, slots by what became of them, and so on."""

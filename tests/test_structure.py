@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.attributes",
                 "bandit.columns",
                 "bandit.config",
+                "bandit.experiments",
                 "bandit.exploration",
                 "bandit.explore",
                 "bandit.features",

@@ -239,3 +239,20 @@ def m007_comparison(db: Database) -> None:
             at REAL NOT NULL
         )"""
     )
+
+
+@migrations()
+def m008_arms(db: Database) -> None:
+    """Decisions by the arm of an experiment: counted without reading them. Follows from the log."""
+    db.execute(
+        """CREATE TABLE arm_decisions (
+            experiment TEXT NOT NULL,
+            arm TEXT NOT NULL,
+            viewer TEXT NOT NULL,
+            decision_pos INTEGER NOT NULL,
+            event_id TEXT NOT NULL,
+            ts REAL NOT NULL,
+            deferred INTEGER NOT NULL,
+            PRIMARY KEY (experiment, arm, viewer, decision_pos)
+        ) WITHOUT ROWID"""
+    )

@@ -17,6 +17,7 @@ from bandit.records import (
     ActivateReply,
     ActivateRequest,
     EventReply,
+    ExperimentReply,
     Feedback,
     FeedbackBatch,
     FeedbackResult,
@@ -193,6 +194,10 @@ def release(service: Service, http: Incoming) -> Answer:
     return Answer(200, service.release(request))
 
 
+def experiment(service: Service, http: Incoming) -> Answer:
+    return Answer(200, service.experiment())
+
+
 def healthz(service: Service, http: Incoming) -> Answer:
     problems = service.problems()
     return Answer(200, HealthReply("degraded" if problems else "ok", problems))
@@ -232,6 +237,8 @@ ROUTES = (
           ServingReply, (404, 413)),
     Route("POST", "/v1/model/release", release, "Serve the newest model again", 200, ReleaseRequest, ServingReply,
           (409, 413)),
+    Route("GET", "/v1/experiment", experiment, "How the arms of the experiment in force do", 200, None,
+          ExperimentReply),
     Route("GET", "/healthz", healthz, "Is this worker alive, and what ails it", 200, None, HealthReply),
     Route("GET", "/readyz", readyz, "Can this worker rank from a model", 200, None, HealthReply),
 )  # fmt: skip

@@ -2,12 +2,13 @@
 
 ``caller[,epsilon=E][,floor=F]``
     The caller's own order.
-``feed:MODEL[,explorer=E,...][,shortlist=M][,floor=F]``
+``feed:MODEL[,explorer=E,...][,shortlist=M][,floor=F][,share=S]``
     Another ranking of the same candidates. MODEL is a model file that VW saved, a version that the log published (or
     how it begins), ``newest``, or ``logged`` for the model that served at each decision. The explorer's parameters
-    are named as in the config. What is not given is as each decision's own config has it.
-``config:VERSION``
-    A config version of the log, with the model that served at each decision.
+    are named as in the config. What is not given is as each decision's own config has it; with an explorer or a
+    floor, and no share, exploration has no budget.
+``config:VERSION[/ARM]``
+    A config version of the log, or an arm of its experiment, with the model that served at each decision.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _EXPLORERS: Final = {
     "greedy": "greedy",
     "uniform": "uniform",
 }
-_PARAMETERS: Final = ("gamma_scale", "gamma_exponent", "epsilon", "lambda")
+_PARAMETERS: Final = ("gamma_scale", "gamma_exponent", "epsilon", "lambda", "anneal_after", "anneal_exponent", "least")
 
 
 def parse_feed(name: str, spec: str) -> FeedPolicy:
@@ -45,17 +46,18 @@ def parse_feed(name: str, spec: str) -> FeedPolicy:
         return CallerFeed(
             name, spec, epsilon=_share(spec, options, "epsilon") or 0.0, floor=_share(spec, options, "floor") or 0.0
         )
-    if kind == "config" and what.isascii() and what.isdigit() and not options:
-        return RankedFeed(name, spec, model=LOGGED, config=int(what))
+    version, slash, arm = what.partition("/")
+    if kind == "config" and version.isascii() and version.isdigit() and bool(slash) == bool(arm) and not options:
+        return RankedFeed(name, spec, model=LOGGED, config=int(version), arm=arm or None)
     if kind == "feed" and what:
-        _only(spec, options, ("explorer", "shortlist", "floor", *_PARAMETERS))
+        _only(spec, options, ("explorer", "shortlist", "floor", "share", *_PARAMETERS))
         return RankedFeed(
             name, spec, model=what, explorer=_explorer(spec, options), shortlist=_shortlist(spec, options),
-            floor=_floor(spec, options),
+            floor=_floor(spec, options), share=_budget(spec, options),
         )  # fmt: skip
     raise BadPolicy(
-        f"{spec!r} is no policy over feeds; write caller[,epsilon=E][,floor=F], config:VERSION or "
-        "feed:MODEL[,explorer=squarecb|epsilon|softmax|greedy|uniform,...][,shortlist=M][,floor=F]"
+        f"{spec!r} is no policy over feeds; write caller[,epsilon=E][,floor=F], config:VERSION[/ARM] or "
+        "feed:MODEL[,explorer=squarecb|epsilon|softmax|greedy|uniform,...][,shortlist=M][,floor=F][,share=S]"
     )
 
 
@@ -91,6 +93,13 @@ def _share(spec: str, options: Mapping[str, str], key: str) -> float | None:
     return value
 
 
+def _budget(spec: str, options: Mapping[str, str]) -> float | None:
+    share = _share(spec, options, "share")
+    if share == 0.0:
+        raise BadPolicy(f"{spec!r}: share is 0; it must be above 0")
+    return share
+
+
 def _floor(spec: str, options: Mapping[str, str]) -> list[float] | None:
     """One number, or one for each slot with / between: the last holds for the rest."""
     if "floor" not in options:
@@ -110,6 +119,8 @@ def _shortlist(spec: str, options: Mapping[str, str]) -> int | None:
 
 def _explorer(spec: str, options: Mapping[str, str]) -> ExplorerConfig | None:
     given: dict[str, Any] = {key: _number(spec, key, options[key]) for key in _PARAMETERS if key in options}
+    if "anneal_after" in given and given["anneal_after"].is_integer():
+        given["anneal_after"] = int(given["anneal_after"])
     kind = options.get("explorer")
     if kind is None:
         if given:

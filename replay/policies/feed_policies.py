@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 
-from bandit.config import Config, EpsilonGreedy, ExplorerConfig, Uniform
+from bandit.config import Config, Drawing, ExplorerConfig
+from bandit.exploration import Exploration
 from bandit.explore import epsilon_greedy
-from bandit.ranker import CALLER_ORDER
+from bandit.slate import limited
 from replay.errors import BadPolicy
 from replay.events import F64, I64, Assignment, Batch, Log, Needs, event_of_slot
 from replay.policies.feed_draw import Draw
 from replay.policies.feed_models import History, Model, find_model, scores_of
 from replay.policies.feed_support import caller_scores, refuse_unsupported, weight_bound
 from replay.readers.service import ServiceLog
-from replay.readers.service_feeds import Feeds
+from replay.readers.service_feeds import Feeds, live_of
 
 LOGGED: Final = "logged"
 
@@ -119,8 +121,9 @@ class RankedFeed(FeedPolicy):
     served and none did, it ranks as the service does without one: the caller's order, with exploration.
 
     :param model: see `replay.policies.feed`
-    :param explorer, shortlist, floor: None is as each decision's own config has it; a shortlist of 0 is none
-    :param config: version of a config to take all of these from
+    :param explorer, shortlist, floor, share: None is as each decision's own config has it; a shortlist of 0 is none.
+        With an explorer or a floor and no share there is no budget of exploration
+    :param config: version of a config to take all of these from, and ``arm`` its arm
     """
 
     def __init__(
@@ -132,14 +135,25 @@ class RankedFeed(FeedPolicy):
         explorer: ExplorerConfig | None = None,
         shortlist: int | None = None,
         floor: list[float] | None = None,
+        share: float | None = None,
         config: int | None = None,
+        arm: str | None = None,
     ) -> None:
         super().__init__(name, spec)
         self._named = model
-        self._explorer = explorer
-        self._shortlist = shortlist
-        self._floor = floor
+        self._given: dict[str, Any] = {}
+        if explorer is not None:
+            self._given["explorer"] = explorer
+        if shortlist is not None:
+            self._given["shortlist"] = shortlist or None
+        if floor is not None:
+            self._given["floor"] = floor
+        if share is not None or explorer is not None or floor is not None:
+            self._given["exploration"] = Exploration(share=share)
         self._config = config
+        self._arm = arm
+        self._document: Config | None = None
+        self._documents: dict[tuple[int, str | None], Config] = {}
         self._model: Model | None = None
 
     def prepare(self, log: Log) -> None:
@@ -151,9 +165,14 @@ class RankedFeed(FeedPolicy):
         if self._config is not None:
             if self._config not in log.configs:
                 raise BadPolicy(f"the log has no config {self._config}; it has 1 to {max(log.configs)}")
-            document = log.configs[self._config].document
-            self._explorer, self._shortlist = document.explorer, document.shortlist or 0
-            self._floor = document.floor if isinstance(document.floor, list) else [document.floor]
+            live = log.configs[self._config]
+            if self._arm is not None and self._arm not in live.arms:
+                there = f"its arms are {', '.join(live.arms)}" if live.arms else "it has no experiment"
+                raise BadPolicy(f"config {self._config} has no arm {self._arm!r}; {there}")
+            self._document = live.of(self._arm).document
+            if self._document.mode == "apprentice":
+                raise BadPolicy(f"config {self._config} serves the caller's order as an apprentice; ask for `caller`")
+        self._documents = {}
         self._model = None if self._named == LOGGED else find_model(self._named, log)
 
     @property
@@ -165,29 +184,41 @@ class RankedFeed(FeedPolicy):
         return self._draw(feeds, i, self._floors(feeds))
 
     def _draw(self, feeds: Feeds, i: int, floor: F64) -> Draw:
-        decision = feeds.entries[i].decision
-        if self._model is None and decision.model is None:
-            return Draw.of(feeds, i, caller_scores(feeds, i), CALLER_ORDER, 0, floor)
-        document = feeds.configs[decision.config].document
-        model, n_learned = self._model, decision.n_learned
-        if model is None:
-            assert self._history is not None
-            model = self._history.model(decision.model or "")
+        decision, drawing = feeds.entries[i].decision, self._drawing(feeds, i)
+        if drawing.by_caller:
+            scores = caller_scores(feeds, i)
+        elif self._model is not None:
+            scores = scores_of(self._model, feeds, i)
         else:
-            n_learned = model.n_learned
-        explorer = (self._explorer or document.explorer).explorer(n_learned)
-        shortlist = self._shortlist_of(document)
-        return Draw.of(feeds, i, scores_of(model, feeds, i), explorer, shortlist, floor)
+            assert self._history is not None
+            scores = scores_of(self._history.model(decision.model or ""), feeds, i)
+        draw = Draw.of(feeds, i, scores, drawing.asked, drawing.shortlist, floor)
+        if drawing.most == 1.0:
+            return draw
+        explorer = limited(scores, draw.state, drawing.asked, shortlist=drawing.shortlist, most=drawing.most)
+        return draw._replace(explorer=explorer)
 
-    def _shortlist_of(self, document: Config) -> int:
-        return (document.shortlist or 0) if self._shortlist is None else self._shortlist
+    def _drawing(self, feeds: Feeds, i: int) -> Drawing:
+        """How it draws a decision, but for the scores."""
+        decision = feeds.entries[i].decision
+        n_learned = decision.n_learned if self._model is None else self._model.n_learned
+        return self._document_of(feeds, i).drawing(
+            decision.n_slots, n_learned, fallback=self._model is None and decision.model is None
+        )
+
+    def _document_of(self, feeds: Feeds, i: int) -> Config:
+        if self._document is not None:
+            return self._document
+        decision = feeds.entries[i].decision
+        key = decision.config, decision.arm
+        if key not in self._documents:
+            own = live_of(feeds.configs, decision).document
+            self._documents[key] = msgspec.structs.replace(own, mode="serve", **self._given)
+        return self._documents[key]
 
     def _floors(self, feeds: Feeds) -> F64:
-        if self._floor is None:
-            return feeds.floor
-        given = np.array(self._floor)
-        slots = np.arange(len(feeds.floor)) - np.repeat(feeds.starts[:-1], np.diff(feeds.starts))
-        return np.asarray(given[np.minimum(slots, len(given) - 1)])
+        floors = [self._drawing(feeds, i).floors[: len(one.decision.slots)] for i, one in enumerate(feeds.entries)]
+        return np.array([phi for each in floors for phi in each])
 
     def _assign(self, batch: Batch, feeds: Feeds, pmf: bool) -> tuple[F64, F64 | None]:
         assert self._history is not None
@@ -205,20 +236,13 @@ class RankedFeed(FeedPolicy):
 
     def _most(self, batch: Batch, feeds: Feeds) -> F64:
         """The explorer gives the best at most all, and less where it is known by how much."""
-        spread, reach = np.zeros(batch.n), np.zeros(batch.n)
-        for i, entry in enumerate(feeds.entries):
-            document = feeds.configs[entry.decision.config].document
-            explorer = self._explorer or document.explorer
-            reach[i] = self._shortlist_of(document) or np.inf
-            if self._model is None and entry.decision.model is None:
-                spread[i], reach[i] = CALLER_ORDER.a, np.inf
-            elif isinstance(explorer, EpsilonGreedy):
-                spread[i] = explorer.epsilon
-            elif isinstance(explorer, Uniform):
-                spread[i] = 1.0
+        spread, reach, most = np.zeros(batch.n), np.zeros(batch.n), np.ones(batch.n)
+        for i in range(batch.n):
+            drawing = self._drawing(feeds, i)
+            spread[i], reach[i], most[i] = drawing.asked.spread, drawing.shortlist or np.inf, drawing.most
         event, floor = event_of_slot(feeds.starts), self._floors(feeds)
         reached = np.minimum(reach[event], batch.n_candidates)
-        q = 1.0 - spread[event] + spread[event] / reached
+        q = 1.0 - np.minimum(spread[event] * (1.0 - 1.0 / reached), most[event])
         return np.asarray((1.0 - floor) * q + floor / batch.n_candidates)
 
 

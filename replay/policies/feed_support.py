@@ -8,13 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.config import CALLER_ORDER
 from bandit.errors import BanditError
-from bandit.ranker import CALLER_ORDER
 from replay.errors import BadPolicy, Unsupported
 from replay.events import F64, Batch, event_of_slot
 from replay.policies.feed_draw import Draw
 from replay.policies.feed_models import History, scores_of
-from replay.readers.service_feeds import Feeds
+from replay.readers.service_feeds import Feeds, drawing_of
 
 #: For so many decisions the uncovered share is worked out, if there is one.
 LOOKED_AT: Final = 20
@@ -102,14 +102,16 @@ def logged_draw(feeds: Feeds, i: int, history: History) -> Draw:
     :raises BadPolicy: its model cannot be had, or a deadline cut the scoring short
     """
     entry = feeds.entries[i]
-    decision, document = entry.decision, feeds.configs[entry.decision.config].document
-    if decision.model is None:
-        return Draw.of(feeds, i, caller_scores(feeds, i), CALLER_ORDER, 0, feeds.floor)
-    if decision.scored < len(entry.versions):
+    decision, drawing = entry.decision, drawing_of(feeds.configs, entry.decision)
+    if drawing.by_caller:
+        scores = caller_scores(feeds, i)
+    elif decision.scored < len(entry.versions):
         raise BadPolicy("a deadline cut the scoring short")
-    scores = scores_of(history.model(decision.model), feeds, i)
-    explorer = document.explorer.explorer(decision.n_learned)
-    return Draw.of(feeds, i, scores, explorer, document.shortlist or 0, feeds.floor)
+    else:
+        scores = scores_of(history.model(decision.model or ""), feeds, i)
+    strength = drawing.asked.a if decision.strength is None else decision.strength
+    explorer = drawing.asked._replace(a=strength, b=drawing.most)
+    return Draw.of(feeds, i, scores, explorer, drawing.shortlist, feeds.floor)
 
 
 def uniform_draw(feeds: Feeds, i: int) -> Draw:

@@ -34,7 +34,7 @@ from bandit.store.reading import ReadOnlyLog
 from replay.errors import BadLog, BadQuestion
 from replay.events import Batch, Needs, Problems, Texts, hash_key
 from replay.readers import service_fields
-from replay.readers.service_feeds import Entry, candidates_of, gather, policy_of
+from replay.readers.service_feeds import Entry, candidates_of, gather, live_of, policy_of
 from replay.readers.service_items import ItemVersions
 from replay.readers.service_reward import asked_reward
 
@@ -298,7 +298,7 @@ class ServiceLog:
             for slot, earned in entry.rewards.items():
                 reward[begin + slot] = earned
                 seen[begin + slot] = 1
-        policies = [policy_of(self.configs[one.config], one) for one in decisions]
+        policies = [policy_of(live_of(self.configs, one), one) for one in decisions]
         sizes = [len(one.versions) for one in entries]
         candidates = texts = None
         if needs.candidates or needs.texts:

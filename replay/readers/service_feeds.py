@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from bandit.config import LiveConfig
+from bandit.config import Drawing, LiveConfig
 from bandit.features import HashedFeatures
-from bandit.ranker import CALLER_ORDER
 from bandit.records import Decision
 from bandit.slate import ELIGIBLE, INELIGIBLE
 from replay.errors import BadLog
@@ -89,7 +88,7 @@ def gather(entries: Sequence[Entry], configs: Mapping[int, LiveConfig], items: I
             f"the log is damaged: the decision at position {wrong.pos} (event {wrong.event_id!r}) shows at slot "
             f"{bad - starts[np.searchsorted(starts, bad, 'right') - 1]} what was not among its candidates"
         )
-    floor = np.array([phi for one in entries for phi in floors_of(configs[one.decision.config], one.decision)])
+    floor = np.array([phi for one in entries for phi in floors_of(configs, one.decision)])
     feeds = Feeds(entries, configs, items, starts, of, versions, state, at, floor, np.empty(0))
     feeds.least = _least(feeds, n_left)
     return Placed(feeds, chosen, n_left)
@@ -103,12 +102,25 @@ def candidates_of(feeds: Feeds) -> tuple[Candidates, I64]:
 
 def policy_of(config: LiveConfig, decision: Decision) -> str:
     """Name of what drew a decision, as the reply said it."""
-    return "caller_order" if decision.fallback is not None else str(config.document.explorer.__struct_config__.tag)
+    if decision.fallback is not None or decision.apprentice is not None:
+        return "caller_order"
+    return str(config.document.explorer.__struct_config__.tag)
 
 
-def floors_of(config: LiveConfig, decision: Decision) -> Sequence[float]:
+def live_of(configs: Mapping[int, LiveConfig], decision: Decision) -> LiveConfig:
+    """The config that a decision was made by, as it is in its arm."""
+    return configs[decision.config].of(decision.arm)
+
+
+def drawing_of(configs: Mapping[int, LiveConfig], decision: Decision) -> Drawing:
+    """How a decision was drawn; with `Decision.strength` and the scores that is all but its rules."""
+    document = live_of(configs, decision).document
+    return document.drawing(decision.n_slots, decision.n_learned, fallback=decision.fallback is not None)
+
+
+def floors_of(configs: Mapping[int, LiveConfig], decision: Decision) -> Sequence[float]:
     """phi of each slot that the decision has, as it was drawn with."""
-    return config.document.budget(decision.n_slots).floors[: len(decision.slots)]
+    return drawing_of(configs, decision).floors[: len(decision.slots)]
 
 
 def _least(feeds: Feeds, n_left: I64) -> F64:
@@ -120,13 +132,11 @@ def _least(feeds: Feeds, n_left: I64) -> F64:
     n = len(feeds.entries)
     share, reach, most = np.zeros(n), np.zeros(n), np.ones(n)
     for i, entry in enumerate(feeds.entries):
-        decision, document = entry.decision, feeds.configs[entry.decision.config].document
-        if decision.fallback is not None:
-            share[i], reach[i] = CALLER_ORDER.a, np.inf
-        elif decision.scored == len(entry.versions):
-            share[i] = document.explorer.explorer(decision.n_learned).spread
-            reach[i] = document.shortlist or np.inf
-        most[i] = document.budget(decision.n_slots).most
+        decision = entry.decision
+        drawing = drawing_of(feeds.configs, decision)
+        if drawing.by_caller or decision.scored == len(entry.versions):
+            share[i], reach[i] = drawing.asked.spread, drawing.shortlist or np.inf
+        most[i] = drawing.most
     event = event_of_slot(feeds.starts)
     # All but the best share what they get, limited, evenly.
     within = np.minimum(share[event], most[event] * n_left / np.maximum(n_left - 1, 1))

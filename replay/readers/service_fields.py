@@ -14,7 +14,7 @@ from bandit.records import Decision
 from replay.errors import BadQuestion
 
 #: Fields that every decision has.
-OWN: Final = ("model", "config", "policy", "fallback", "deferred", "n_candidates")
+OWN: Final = ("model", "config", "experiment", "arm", "policy", "fallback", "deferred", "n_candidates")
 #: Where a feature of this name was not there.
 NOTHING: Final = "(none)"
 
@@ -34,6 +34,10 @@ def column(name: str, decisions: Sequence[Decision], policies: Sequence[str], si
             values = [one.model or NOTHING for one in decisions]
         case "config":
             values = [str(one.config) for one in decisions]
+        case "experiment":
+            values = [one.experiment or NOTHING for one in decisions]
+        case "arm":
+            values = [one.arm or NOTHING for one in decisions]
         case "policy":
             values = list(policies)
         case "fallback":
