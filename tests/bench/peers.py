@@ -13,13 +13,16 @@ PYTHON: Final = VENV / "bin" / "python"
 
 # obp 0.5.7 names pythons and versions that are long gone, and runs with today's if nobody asks it; pandas 3 alone
 # breaks it.
-NEEDED: Final = ("numpy", "pandas<3", "scikit-learn", "scipy", "seaborn", "torch", "tqdm", "pyyaml")
+NEEDED: Final = (
+    "numpy", "pandas<3", "scikit-learn", "scipy", "seaborn", "torch", "tqdm", "pyyaml",
+    "coba==8.1.0", "gittins==2.0.1", "mab2rec==1.3.1", "mabwiser==2.7.4", "vowpalwabbit==9.11.9",
+)  # fmt: skip
 BARE: Final = ("obp==0.5.7", "vw-estimators==0.2.2")
 
 
 def peers() -> Path | None:
     """The Python of an environment with the peers in it, made at the first call; None if they do not install here."""
-    check = [str(PYTHON), "-c", "import obp, estimators"]
+    check = [str(PYTHON), "-c", "import obp, estimators, coba, gittins, mab2rec, mabwiser"]
     if not PYTHON.exists() or subprocess.run(check, capture_output=True).returncode:
         print("setting up the peers in .cache/peers, once", file=sys.stderr)
         pip = [str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
