@@ -21,6 +21,7 @@ from bandit.model_args import ModelArgs
 from bandit.presets import DEFAULT, resolved
 from bandit.records import MAX_SLOTS
 from bandit.reward import Formula
+from bandit.rules import Rule, rule_faults
 from bandit.signals import DERIVED, WATCHED, Watch, WatchTable, faults_of
 
 # ---------------------------------------------------------------- explorers
@@ -160,6 +161,7 @@ class Config(Struct, forbid_unknown_fields=True):
     `reward` is a formula over the signals and what is worked out from them (`watch`, `completion`, `rewatch`,
     `length_s`), or `preset:NAME`, which is stored as its formula.
     `mode`: `apprentice` serves the caller's order, learns from it, and reports what it would have earned itself.
+    `rules` are feed rules, the strongest first: where they leave nothing for a slot, the last give way first.
     """
 
     explorer: ExplorerConfig = msgspec.field(default_factory=SquareCB)
@@ -189,6 +191,7 @@ class Config(Struct, forbid_unknown_fields=True):
     guard: Guard = msgspec.field(default_factory=Guard)
     mode: Literal["serve", "apprentice"] = "serve"
     experiment: Experiment | None = None
+    rules: Annotated[list[Rule], Meta(max_length=16)] = []
 
     def __post_init__(self) -> None:
         # Here, so that no config exists, and none is stored, whose reward another release could read otherwise.
@@ -218,11 +221,26 @@ class Config(Struct, forbid_unknown_fields=True):
             return Drawing(CALLER_ORDER, 0, floors, most, by_caller=True)
         return Drawing(self.explorer.explorer(n_learned), self.shortlist or 0, floors, most, by_caller=False)
 
+    @property
+    def rules_in_force(self) -> list[Rule]:
+        """The feed rules; an apprentice leaves the caller's order as it is."""
+        return [] if self.mode == "apprentice" else self.rules
+
     def warnings(self) -> list[str]:
         """What it costs to run this config, in words; empty if there is nothing to say."""
         if self.mode == "apprentice":
             return warnings_of(self.exploration, self.drawing(self.slots, 0, fallback=False).floors, mode=self.mode)
         return warnings_of(self.exploration, self.floors(self.slots))
+
+
+class LoggedConfig(Config, forbid_unknown_fields=True):
+    """A config as the log holds it: what was written before a setting existed ran without it."""
+
+    rules: list[Rule] = []
+
+    def whole(self) -> Config:
+        """The document, with everything in it."""
+        return Config(**{name: getattr(self, name) for name in Config.__struct_fields__})
 
 
 def check_config(config: Config) -> Formula:
@@ -247,6 +265,7 @@ def check_config(config: Config) -> Formula:
     faults += check_guard(config.guard)
     if config.experiment is not None:
         faults += _faults_of_arms(config, config.experiment)
+    faults += rule_faults(config.rules)
     if faults:
         raise InvalidConfig("; ".join(faults), faults=faults)
     return formula

@@ -39,7 +39,7 @@ class Lesson(NamedTuple):
     """What became of one slot when its time was over.
 
     :ivar status: ``learned``, or why not: ``unseen``, ``undefined_reward`` (the formula has no value
-        there), ``altered`` (another list was shown), ``not_shown``, ``not_activated``;
+        there), ``altered`` (another list was shown), ``not_shown``, ``not_activated``, ``pinned`` (not drawn);
         from the trainer ``held`` (what had learned it did not go live, and no other model holds it)
     :ivar evidence: why it counts as seen: ``impression``, ``signal:<name>``, ``activation`` or
         ``cascade`` (a later slot was seen)
@@ -460,7 +460,7 @@ class Fold:
             else:
                 signals, explicit = (state.signals, state.reward) if state is not None else ({}, None)
                 reward = self._reward_of(signals, explicit, config, lengths[index])
-                status = "undefined_reward" if reward is None else "learned"
+                status = "undefined_reward" if reward is None else "pinned" if index in stored.pinned else "learned"
             if status == "learned":
                 weight = config.document.learning_weight.weight_of(slot.propensity)
                 if decision.taught is None:

@@ -15,11 +15,11 @@ import numpy as np
 from msgspec import UNSET, Raw
 from numpy.typing import NDArray
 
-from bandit import records
+from bandit import records, ruling
 from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Resolved, number, unnumbered
 from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
 from bandit.config import Config, LiveConfig
-from bandit.errors import CorruptModel, EmptySlate, LogUnavailable
+from bandit.errors import CorruptModel, LogUnavailable
 from bandit.explain import contributions
 from bandit.exploration import expected_share
 from bandit.features import hash_resolved, resolve_item, resolve_shared, with_dense
@@ -34,8 +34,9 @@ from bandit.records import (
     Slot,
     StatisticsStamp,
 )
+from bandit.rules import Restrictions
 from bandit.scorer import dense_indices, score, weights_from_model
-from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
+from bandit.slate import ELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
 from bandit.store.arms import note_arm
 from bandit.store.configs import all_configs, newest_config
 from bandit.store.data import DataDirectory
@@ -247,14 +248,28 @@ class Ranker:
             profile=viewer_features(viewer.tastes, epoch.tallies[EVERYTHING]),
         )
         state = np.full(n, ELIGIBLE, np.uint8)
-        ineligible = self._mark_ineligible(request, resolved, state)
-        if len(ineligible) and not (state == ELIGIBLE).any():
-            raise EmptySlate(
-                f"none of the {n} candidates may be shown: "
-                + ", ".join(f"{len(places)} {reason}" for reason, places in ineligible.items())
-                + "; send others",
-                **{reason: len(places) for reason, places in ineligible.items()},
-            )
+        n_slots = document.slots if request.slots is UNSET else request.slots
+        ruled = ruling.rule(
+            document.rules_in_force,
+            resolved.known.attributes,
+            ruling.Facts(
+                epoch.at,
+                viewer.seen,
+                viewer.seen_at,
+                viewer.blocked,
+                viewer.tastes,
+                epoch.tallies,
+                resolved.known.places.item,
+            ),
+            state,
+            ids=resolved.ids,
+            withdrawn=resolved.standing == WITHDRAWN if resolved.standing.any() else None,
+            exclude=request.exclude,
+            pins=request.pins,
+            n_slots=n_slots,
+            seed=seed,
+        )
+        rules = ruled.bound.restrictions
 
         scores = np.zeros(n, np.float32)
         fallback = None
@@ -284,22 +299,21 @@ class Ranker:
                 if n_scored == 0:
                     fallback = "deadline"
 
-        n_slots = document.slots if request.slots is UNSET else request.slots
         n_learned = 0 if fallback is not None or snapshot is None else snapshot.published.learned
         drawing = document.drawing(n_slots, n_learned, fallback=fallback is not None)
         drawn_by = scores
         if drawing.by_caller:
             drawn_by = -np.arange(n, dtype=np.float32)
             state[state == UNSCORED] = ELIGIBLE
-        explorer = limited(drawn_by, state, drawing.asked, shortlist=drawing.shortlist, most=drawing.most)
+        explorer = limited(drawn_by, state, drawing.asked, shortlist=drawing.shortlist, most=drawing.most, rules=rules)
         slate = draw_slate(
             drawn_by, state, n_slots=n_slots, explorer=explorer, shortlist=drawing.shortlist,
-            floor=np.array(drawing.floors), seed=seed,
+            floor=np.array(drawing.floors), seed=seed, rules=rules,
         )  # fmt: skip
         apprentice = None
         if document.mode == "apprentice":
             known = fallback is None and n_scored == n
-            apprentice = _would_draw(document, scores, state, slate.chosen, n_learned, n_slots) if known else []
+            apprentice = _would_draw(document, scores, state, slate.chosen, n_learned, n_slots, rules) if known else []
             # The caller's order is what was asked for, so nothing was fallen back to.
             fallback = None
 
@@ -339,7 +353,6 @@ class Ranker:
             fallback=fallback,
             user=None if user is None else user.id,
             unknown=unknown,
-            ineligible=ineligible,
             deferred=request.defer_activation,
             strength=None if explorer.a == drawing.asked.a else explorer.a,
             share=expected_share(slate.exploring.tolist()),
@@ -349,41 +362,33 @@ class Ranker:
             arm=config.arm,
             apprentice=apprentice,
         )
+        ruled.write(decision, slate)
         reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
-        if request.explain and snapshot is not None:
-            reply.explanation = self._explain(decision, resolved, chosen_at, shared, snapshot)
+        if request.explain:
+            told = ruling.reasons(ruled, slate, drawn_by)
+            reply.explanation = self._explain(decision, resolved, chosen_at, shared, snapshot, told)
+            reply.kept_out = ruling.kept_out(ruled, slate, ids, drawn_by)
         return Ranked(reply, decision, resolved, None)
 
     def _explain(
-        self, decision: Decision, resolved: Resolved, chosen_at: list[int], shared: bytes, snapshot: Snapshot
+        self,
+        decision: Decision,
+        resolved: Resolved,
+        chosen_at: list[int],
+        shared: bytes,
+        snapshot: Snapshot | None,
+        rules: list[list[str]],
     ) -> list[Explanation]:
-        """What made the score of each drawn item; where there was none, only how it was drawn."""
+        """What made the score of each drawn item, and which rules moved it; without a score only how it was drawn."""
         told = []
-        for slot, at in zip(decision.slots, chosen_at, strict=True):
+        for slot, at, moved in zip(decision.slots, chosen_at, rules, strict=True):
             parts: list[tuple[str, float]] = []
-            if slot.score is not None:
+            if slot.score is not None and snapshot is not None:
                 features = records.decode(self._cache.text_of(resolved, at), Features, what="features")
                 item = with_dense(resolve_item(slot.id, features), NAMES, slot.dense)
                 parts = contributions(shared, item, snapshot.weights, self._data.args)
-            told.append(Explanation(slot.id, slot.exploratory, parts[:EXPLAINED]))
+            told.append(Explanation(slot.id, slot.exploratory, parts[:EXPLAINED], moved))
         return told
-
-    @staticmethod
-    def _mark_ineligible(request: RankRequest, resolved: Resolved, state: NDArray[np.uint8]) -> dict[str, list[int]]:
-        """Places by reason, and their ``state`` set; few requests have any."""
-        ineligible: dict[str, list[int]] = {}
-        if resolved.standing.any():
-            withdrawn = np.flatnonzero(resolved.standing == WITHDRAWN)
-            if len(withdrawn):
-                ineligible["withdrawn"] = withdrawn.tolist()
-                state[withdrawn] = INELIGIBLE
-        if request.exclude:
-            excluded = set(request.exclude)
-            places = [place for place, item_id in enumerate(resolved.ids) if item_id in excluded]
-            if places:
-                ineligible["excluded"] = places
-                state[places] = INELIGIBLE
-        return ineligible
 
     def _new_event_id(self) -> str:
         # Time first, so that neighbours in time are neighbours in the index; then 80 bits that nobody can guess
@@ -479,16 +484,23 @@ class Ranker:
 
 def _would_draw(
     document: Config, scores: NDArray[np.float32], state: NDArray[np.uint8], chosen: NDArray[np.int32], n_learned: int,
-    n_slots: int,
+    n_slots: int, rules: Restrictions,
 ) -> list[tuple[float, float]]:  # fmt: skip
     """How the config's own draw would stand to what was shown; see `Decision.apprentice`."""
     own = msgspec.structs.replace(document, mode="serve").drawing(n_slots, n_learned, fallback=False)
-    explorer = limited(scores, state, own.asked, shortlist=own.shortlist, most=own.most)
+    explorer = limited(scores, state, own.asked, shortlist=own.shortlist, most=own.most, rules=rules)
     floor = np.array(own.floors)
     found = []
     for slot, shown in enumerate(chosen.tolist()):
         p = slot_probabilities(
-            scores, state, chosen[:slot], slot=slot, explorer=explorer, shortlist=own.shortlist, floor=floor
+            scores,
+            state,
+            chosen[:slot],
+            slot=slot,
+            explorer=explorer,
+            shortlist=own.shortlist,
+            floor=floor,
+            rules=rules,
         )
         found.append((float(p[shown]), float(p @ scores)))
     return found
@@ -510,4 +522,5 @@ def _reply(event_id: str, decision: Decision, unknown: list[str], configs: dict[
         fallback=decision.fallback,
         experiment=UNSET if decision.experiment is None else decision.experiment,
         arm=UNSET if decision.arm is None else decision.arm,
+        relaxed=decision.relaxed,
     )

@@ -63,6 +63,12 @@ class User(Struct, forbid_unknown_fields=True):
     features: Features | UnsetType = UNSET
 
 
+Pins = Annotated[
+    dict[Annotated[int, Meta(ge=0, lt=MAX_SLOTS)], CandidateId],
+    Meta(max_length=MAX_SLOTS, description="candidates by the slot at which they are wanted, counted from 0"),
+]
+
+
 class RankRequest(Struct, forbid_unknown_fields=True):
     """Which of these candidates, in which order?"""
 
@@ -73,6 +79,7 @@ class RankRequest(Struct, forbid_unknown_fields=True):
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | UnsetType = UNSET
     exclude: Annotated[list[CandidateId], Meta(max_length=MAX_CANDIDATES)] = []
     deadline_ms: Annotated[float, Meta(gt=0, le=60_000)] | UnsetType = UNSET
+    pins: Pins = {}
     defer_activation: bool = False
     explain: bool = False
 
@@ -93,16 +100,28 @@ class Explanation(Struct):
     """Why an item stands where it stands.
 
     `exploratory`: it was outside the shortlist, so chance put it there. `features`: the largest parts of its
-    score, by name; crosses are `a x b`.
+    score, by name; crosses are `a x b`. `rules`: which feed rules moved it, in words.
     """
 
     id: str
     exploratory: bool
     features: list[tuple[str, float]]
+    rules: list[str] = []
+
+
+class KeptOut(Struct):
+    """A candidate that feed rules kept out of the ranking, and why."""
+
+    id: str
+    rules: list[str]
 
 
 class RankReply(Struct, omit_defaults=False):
-    """The ranking, and what made it."""
+    """The ranking, and what made it.
+
+    `relaxed`: slots at which a feed rule gave way because it left nothing, by the rule's name; `pins` names slots
+    whose pinned item may not be shown. `kept_out`: with `explain`, what rules kept out of the ranking.
+    """
 
     event_id: str
     ranking: list[Placement]
@@ -112,9 +131,11 @@ class RankReply(Struct, omit_defaults=False):
     scored: int
     unknown: list[str]
     fallback: str | None
+    relaxed: dict[str, list[int]] = {}
     explanation: list[Explanation] | UnsetType = UNSET
     experiment: str | UnsetType = UNSET
     arm: str | UnsetType = UNSET
+    kept_out: list[KeptOut] | UnsetType = UNSET
 
 
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6, description="between -1e6 and 1e6")]
@@ -389,7 +410,7 @@ class SlotStory(Struct):
     """One slot, from its draw to its lesson.
 
     `status`: `open` (its window has not ended), `learned`, or why it taught nothing: `unseen`,
-    `undefined_reward`, `altered`, `not_shown`, `not_activated`, `held` (what had learned it did not go
+    `undefined_reward`, `altered`, `not_shown`, `not_activated`, `pinned`, `held` (what had learned it did not go
     live). `model` is the first published one that holds it.
     """
 
@@ -416,7 +437,12 @@ class FeedbackStory(Struct):
 
 
 class EventReply(Struct):
-    """A decision, what came back, and what was learned from it."""
+    """A decision, what came back, and what was learned from it.
+
+    What feed rules did: `ineligible` counts candidates that could not be shown, by reason; `relaxed` lists slots at
+    which a rule gave way; `passed` (slot, id) of the best candidate that a rule kept away though it was better than
+    all that was left; `reserved` slots that a quota set aside.
+    """
 
     event_id: str
     position: int
@@ -426,6 +452,9 @@ class EventReply(Struct):
     shared: msgspec.Raw
     n_candidates: int
     ineligible: dict[str, int]
+    relaxed: dict[str, list[int]]
+    passed: dict[str, list[tuple[int, str]]]
+    reserved: dict[str, list[int]]
     scored: int
     model_version: str | None
     config_version: int
@@ -509,6 +538,11 @@ class Decision(Struct, omit_defaults=True):
     :param experiment: the one that it is part of, and ``arm`` its arm
     :param apprentice: in apprentice mode, for each slot what the config's own draw would have been given the slots
         above: the probability of what was shown, and its expected score; empty if nothing could be scored
+    :param pins: place by slot, as the caller wanted it; ``pinned`` are the slots where such an item stands
+    :param marks: by rule's name a bit for each candidate, first candidate first: seen before, or of a quota's kind
+    :param reserved: slots that each quota set aside
+    :param relaxed: slots at which each rule gave way
+    :param passed: (slot, place) of the best candidate that a rule kept away though it was better than all left
     """
 
     slots: list[Slot]
@@ -531,6 +565,12 @@ class Decision(Struct, omit_defaults=True):
     experiment: str | None = None
     arm: str | None = None
     apprentice: list[tuple[float, float]] | None = None
+    pins: dict[int, int] = {}
+    pinned: list[int] = []
+    marks: dict[str, bytes] = {}
+    reserved: dict[str, list[int]] = {}
+    relaxed: dict[str, list[int]] = {}
+    passed: dict[str, list[tuple[int, int]]] = {}
 
 
 class Withdraw(Struct):

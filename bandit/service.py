@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 from msgspec import UNSET, Raw
 
 from bandit import records
@@ -53,7 +54,7 @@ from bandit.store.events import (
     follow_ups,
     outcomes,
 )
-from bandit.store.items import current_items, upsert_items, withdraw_item
+from bandit.store.items import current_items, upsert_items, versions, withdraw_item
 from bandit.store.log import Txn
 from bandit.store.models import TrainerState, first_with, trainer_state
 from bandit.store.serving import serving
@@ -177,6 +178,9 @@ class Service:
             shared=decision.shared,
             n_candidates=len(found.candidates) // 4,
             ineligible={reason: len(places) for reason, places in decision.ineligible.items()},
+            relaxed=decision.relaxed,
+            passed=self._passed(decision, found.candidates),
+            reserved=decision.reserved,
             scored=decision.scored,
             model_version=decision.model,
             config_version=decision.config,
@@ -188,6 +192,16 @@ class Service:
                 for one in follow_ups(self._log, event_id)
             ],
         )
+
+    def _passed(self, decision: Decision, candidates: bytes) -> dict[str, list[tuple[int, str]]]:
+        """What rules passed over, with ids."""
+        numbers = np.frombuffer(candidates, np.uint32)
+        places = {place for pairs in decision.passed.values() for _, place in pairs}
+        known = versions(self._log, [int(numbers[place]) for place in places])
+        return {
+            name: [(slot, known[int(numbers[place])][0]) for slot, place in pairs]
+            for name, pairs in decision.passed.items()
+        }
 
     # ------------------------------------------------------------ catalogue
 

@@ -4,11 +4,12 @@ At slot k, given the slots above,
 
     p_k(i) = (1 - phi_k) * explorer over the best M scored + phi_k * uniform over all eligible
 
-both over what has not been drawn yet. Nothing is rejected and nothing is taken back, so the
-joint probability of a slate is the product of its p_k. All floats are float64.
+both over what has not been drawn yet and may stand there by the rules (`bandit.rules`), given the slots above and
+the caller's pins. Nothing is rejected and nothing is taken back, so the joint probability of a slate is the product
+of its p_k. All floats are float64.
 
-Drawing, looking up and listing probabilities all go through one kernel, ``_explore``, and sum
-in the same order: they agree bit for bit, or the recorded propensity would be a second opinion.
+Drawing, looking up and listing probabilities are one kernel, ``_draw``, and sum in the same order: they agree bit for
+bit, or the recorded propensity would be a second opinion.
 
 Every njit function that these kernels call is in this file. Numba's on-disk cache does not
 notice a changed callee in another file, and would go on serving the old one.
@@ -17,14 +18,15 @@ notice a changed callee in another file, and would go on serving the old one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Final, NamedTuple, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from bandit.explore import EPSILON_GREEDY, GREEDY, SOFTMAX, SQUARECB, Explorer
+from bandit.rules import BY_TAG, CAP, GONE, SPACING, UNRESTRICTED, Restrictions
 
 ELIGIBLE: Final = 0
 """May be shown and has a score."""
@@ -36,6 +38,7 @@ INELIGIBLE: Final = 2
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
 _P = ParamSpec("_P")
@@ -44,14 +47,19 @@ _R = TypeVar("_R")
 _OK: Final = 0
 _BAD_FLOOR: Final = 1
 _BAD_INDEX: Final = 2
+_BAD_RULES: Final = 3
 
 # Of the search for a gamma: up to some 1e12 times what was asked for, then to one part in a million.
 _DOUBLINGS: Final = 40
 _HALVINGS: Final = 20
 
+_NOTHING: Final = np.empty(0, np.int32)
+_NO_SEED: Final = np.uint64(0)
+
 # Streams of random numbers drawn from one seed; see _random.
 _SLATE_STREAM: Final = np.uint64(1)
 _ORDER_STREAM: Final = np.uint64(2)
+_QUOTA_STREAM: Final = np.uint64(3)
 
 
 class Slate(NamedTuple):
@@ -68,6 +76,13 @@ class Slate(NamedTuple):
     what could be drawn at the slot. Where nothing scored is left, another than the first in the caller's order."""
     explored: U8
     """1 where another than the best was drawn: as often, over many draws, as ``exploring`` says."""
+    pinned: U8
+    """1 where the caller wanted it; nothing was drawn there."""
+    relaxed: I64
+    """Bits of the rules that gave way at the slot, each broken by what stands there; rule r has bit ``2 << r``."""
+    passed: I32
+    """Shape (slots, rules): the best candidate that this rule kept out though it was better than all that was left;
+    -1 for none."""
 
 
 def seed_of(event_id: str, secret: bytes) -> int:
@@ -86,38 +101,60 @@ def seed_of(event_id: str, secret: bytes) -> int:
 
 
 def draw_slate(
-    scores: F32, state: U8, *, n_slots: int, explorer: Explorer, shortlist: int, floor: F64, seed: int
+    scores: F32,
+    state: U8,
+    *,
+    n_slots: int,
+    explorer: Explorer,
+    shortlist: int,
+    floor: F64,
+    seed: int,
+    rules: Restrictions = UNRESTRICTED,
 ) -> Slate:
     """A slate of min(n_slots, eligible) distinct candidates, and how likely each placement was.
 
     Equal scores are taken in the caller's order. A score that is not finite counts as not scored:
     its item can be drawn through the floor, and the recorded probability stays true. When nothing
     scored remains, the rest is drawn uniformly from what is eligible. With nothing eligible the
-    slate is empty.
+    slate is empty. It is shorter where what is left repeats what stands above; else rules give way (`bandit.rules`).
+    Where nothing is left to draw, what is pinned below moves up.
 
     :param scores: shape (n,), expected rewards, higher is better; read only where ``state`` is ELIGIBLE
     :param state: shape (n,), ELIGIBLE, UNSCORED or INELIGIBLE
     :param shortlist: how many of the best remaining the explorer sees at each slot; 0 for all of them
     :param floor: shape (n_slots,), phi of each slot, in [0, 1]; at 0 most items have no probability there
     :param seed: of the decision, from :func:`seed_of`; the same seed draws the same slate
+    :param rules: of at least ``n_slots`` slots, from :func:`bandit.rules.bind`
     :raises ValueError: arrays of different lengths, a negative count, a phi that is missing or outside [0, 1]
     """
     scores, state = _candidates(scores, state, shortlist)
     if n_slots < 0:
         raise ValueError(f"n_slots {n_slots} is negative")
     floor = _owned(floor, np.float64)
-    chosen, propensity, exploratory, exploring, explored, status = _draw(
-        scores, state, n_slots, explorer.kind, explorer.a, explorer.b, shortlist, floor, np.uint64(seed)
-    )
-    _raise_for(status, floor, len(chosen))
-    return Slate(chosen, propensity, exploratory, exploring, explored)
+    slate, _, status = _draw(
+        scores, state, n_slots, _NOTHING, -1, explorer.kind, explorer.a, explorer.b, shortlist, floor,
+        np.uint64(seed), *rules,
+    )  # fmt: skip
+    drawn = Slate(*slate)
+    _raise_for(status, floor, len(drawn.chosen))
+    return drawn
 
 
-def slate_propensity(scores: F32, state: U8, chosen: I32, *, explorer: Explorer, shortlist: int, floor: F64) -> F64:
+def slate_propensity(
+    scores: F32,
+    state: U8,
+    chosen: I32,
+    *,
+    explorer: Explorer,
+    shortlist: int,
+    floor: F64,
+    rules: Restrictions = UNRESTRICTED,
+) -> F64:
     """Probability of each placement of a given slate, given the slots above; shape (len(chosen),).
 
     The very numbers that :func:`draw_slate` records, bit for bit. An item that could not be drawn at
-    its slot (not eligible, or already placed above) has 0; what follows is conditional on it all the same.
+    its slot (not eligible, already placed above, kept out by a rule) has 0; what follows is conditional on it all the
+    same.
 
     :param chosen: indices of the candidates, best slot first
     :param floor: shape of at least (len(chosen),); the other parameters as in :func:`draw_slate`
@@ -125,19 +162,40 @@ def slate_propensity(scores: F32, state: U8, chosen: I32, *, explorer: Explorer,
     """
     scores, state = _candidates(scores, state, shortlist)
     chosen, floor = _owned(chosen, np.int32), _owned(floor, np.float64)
-    propensity, status = _look_up(scores, state, chosen, explorer.kind, explorer.a, explorer.b, shortlist, floor)
+    slate, _, status = _draw(
+        scores,
+        state,
+        len(chosen),
+        chosen,
+        -1,
+        explorer.kind,
+        explorer.a,
+        explorer.b,
+        shortlist,
+        floor,
+        _NO_SEED,
+        *rules,
+    )
     _raise_for(status, floor, len(chosen))
-    return propensity
+    return slate[1]
 
 
 def slot_probabilities(
-    scores: F32, state: U8, drawn: I32, *, slot: int, explorer: Explorer, shortlist: int, floor: F64
+    scores: F32,
+    state: U8,
+    drawn: I32,
+    *,
+    slot: int,
+    explorer: Explorer,
+    shortlist: int,
+    floor: F64,
+    rules: Restrictions = UNRESTRICTED,
 ) -> F64:
     """Probability of every candidate at one slot, given those drawn above it; shape (n,).
 
     Sums to one; all zeros when nothing eligible is left.
 
-    :param drawn: indices placed in the slots above, in any order
+    :param drawn: indices placed in the slots above; in any order if no rules hold, else from the first slot on
     :param slot: which entry of ``floor`` applies; the other parameters as in :func:`draw_slate`
     :raises ValueError: as :func:`draw_slate`, or an index outside the candidates
     """
@@ -145,14 +203,23 @@ def slot_probabilities(
     floor = _owned(floor, np.float64)
     if not 0 <= slot < len(floor):
         raise ValueError(f"slot {slot} has no floor; floors are given for {len(floor)} slots")
-    probabilities, status = _list_slot(
-        scores, state, _owned(drawn, np.int32), explorer.kind, explorer.a, explorer.b, shortlist, float(floor[slot])
-    )
+    _, probabilities, status = _draw(
+        scores, state, 0, _owned(drawn, np.int32), slot, explorer.kind, explorer.a, explorer.b, shortlist, floor,
+        _NO_SEED, *rules,
+    )  # fmt: skip
     _raise_for(status, floor[slot : slot + 1], 1)
     return probabilities
 
 
-def limited(scores: F32, state: U8, explorer: Explorer, *, shortlist: int, most: float) -> Explorer:
+def limited(
+    scores: F32,
+    state: U8,
+    explorer: Explorer,
+    *,
+    shortlist: int,
+    most: float,
+    rules: Restrictions = UNRESTRICTED,
+) -> Explorer:
     """The explorer with no more strength than leaves all but the best ``most`` together, at any slot.
 
     Gamma or lambda is raised until the first slot is at ``most``, so that what is explored is what is nearly as
@@ -160,7 +227,7 @@ def limited(scores: F32, state: U8, explorer: Explorer, *, shortlist: int, most:
     is too much is given to the best. A pure function: the same scores give the same explorer.
 
     :param most: in [0, 1]; 1 gives the explorer back as it is
-    :param shortlist: as in :func:`draw_slate`
+    :param shortlist, rules: as in :func:`draw_slate`; what is pinned counts as a slot above
     :raises ValueError: arrays of different lengths, a negative shortlist, ``most`` outside [0, 1]
     """
     if not 0.0 <= most <= 1.0:
@@ -168,7 +235,17 @@ def limited(scores: F32, state: U8, explorer: Explorer, *, shortlist: int, most:
     scores, state = _candidates(scores, state, shortlist)
     if most == 1.0:
         return explorer._replace(b=1.0)
-    return Explorer(explorer.kind, _limit(scores, state, explorer.kind, explorer.a, most, shortlist), most)
+    if explorer.kind not in (SQUARECB, SOFTMAX):
+        return explorer._replace(b=most)
+    free = np.flatnonzero(rules.pins < 0)
+    first = int(free[0]) if len(free) else 0
+    # The greedy one sees what any explorer would, and has it listed best first.
+    slate, _, status = _draw(
+        scores, state, 0, _NOTHING, first, GREEDY, 0.0, 1.0, shortlist, np.zeros(first + 1), _NO_SEED, *rules
+    )
+    _raise_for(status, np.zeros(first + 1), first + 1)
+    values = scores[slate[0]].astype(np.float64)
+    return Explorer(explorer.kind, _limit(values, explorer.kind, explorer.a, most), most)
 
 
 def score_order(seed: int, n: int) -> I32:
@@ -177,7 +254,29 @@ def score_order(seed: int, n: int) -> I32:
     From a stream of its own, so that which candidates the deadline leaves out says nothing about
     what is drawn from the rest.
     """
-    return _order(np.uint64(seed), n)
+    return _shuffled(np.uint64(seed), n, _ORDER_STREAM)
+
+
+def reserve(seed: int, free: Sequence[int], shares: Sequence[float]) -> list[list[int]]:
+    """Slots set aside for quotas, by lot: of each quota its share of the free slots, rounded up or down by chance.
+
+    From a stream of its own, so that it says nothing about what is drawn.
+
+    :param free: slots that may be set aside
+    :param shares: of each quota; together at most 1
+    :returns: slots of each, rising; none stands twice
+    """
+    order = _shuffled(np.uint64(seed), len(free), _QUOTA_STREAM)
+    reserved, begin = [], 0
+    for number, share in enumerate(shares):
+        wanted = share * len(free)
+        # + 1e-9: a share of .3 of ten slots is three of them.
+        size = int(wanted + 1e-9)
+        size += _random(np.uint64(seed), _QUOTA_STREAM, -1 - number) < wanted - size - 1e-9
+        end = min(begin + size, len(free))
+        reserved.append(sorted(free[at] for at in order[begin:end].tolist()))
+        begin = end
+    return reserved
 
 
 def warm_up() -> None:
@@ -189,6 +288,7 @@ def warm_up() -> None:
     slate_propensity(scores, state, slate.chosen, explorer=explorer, shortlist=1, floor=floor)
     slot_probabilities(scores, state, slate.chosen, slot=0, explorer=explorer, shortlist=1, floor=floor)
     score_order(0, 2)
+    reserve(0, [0], [0.5])
 
 
 _T = TypeVar("_T", bound=np.generic)
@@ -214,17 +314,25 @@ def _raise_for(status: int, floor: F64, n_slots: int) -> None:
         raise ValueError(f"floor {floor!r} does not give {n_slots} slots a phi in [0, 1]; give every slot one")
     if status == _BAD_INDEX:
         raise ValueError("a slate names a candidate that does not exist: an index outside [0, n)")
+    if status == _BAD_RULES:
+        raise ValueError("the rules are bound to other candidates, or to fewer slots")
 
 
 def _kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return cast(Callable[_P, _R], njit(cache=True, nogil=True)(function))
 
 
+def _part(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Of a kernel, and compiled into it: Python cannot call it, and nothing of it is cached by itself."""
+    options: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(Callable[_P, _R], njit(**options)(function))
+
+
 # Random numbers: a counter in, a number out, so that each is a function of (seed, stream, counter)
 # alone. The mixing is the finaliser of splitmix64 (Steele, Lea, Flood 2014; constants by Stafford).
 
 
-@_kernel
+@_part
 def _mix(z: np.uint64) -> np.uint64:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -241,10 +349,10 @@ def _random(seed: np.uint64, stream: np.uint64, counter: int) -> float:
 
 
 @_kernel
-def _order(seed: np.uint64, n: int) -> I32:
+def _shuffled(seed: np.uint64, n: int, stream: np.uint64) -> I32:
     order = np.arange(n).astype(np.int32)
     for left in range(n, 1, -1):
-        at = int(_random(seed, _ORDER_STREAM, left) * left)
+        at = int(_random(seed, stream, left) * left)
         order[at], order[left - 1] = order[left - 1], order[at]
     return order
 
@@ -252,13 +360,13 @@ def _order(seed: np.uint64, n: int) -> I32:
 # The scored candidates, best first: all the explorer may ever see.
 
 
-@_kernel
+@_part
 def _is_worse(scores: F32, a: int, b: int) -> bool:
     """Whether a ranks below b: a lower score, or the same one and later in the caller's order."""
     return bool(scores[a] < scores[b] or (scores[a] == scores[b] and a > b))
 
 
-@_kernel
+@_part
 def _sift_down(scores: F32, heap: I32, at: int, size: int) -> None:
     """Restore, below position ``at``, a heap whose root is the worst."""
     item = heap[at]
@@ -275,7 +383,7 @@ def _sift_down(scores: F32, heap: I32, at: int, size: int) -> None:
     heap[at] = item
 
 
-@_kernel
+@_part
 def _sort(scores: F32, items: I32) -> None:
     """Sort best first, in linear time where the items are nearly sorted already."""
     size = len(items)
@@ -299,12 +407,11 @@ def _sort(scores: F32, items: I32) -> None:
         _sift_down(scores, items, 0, last)
 
 
-@_kernel
-def _ranked(scores: F32, state: U8, shortlist: int, n_drawn: int) -> I32:
-    """The best (shortlist + n_drawn) scored candidates, best first; without a shortlist all of them.
+@_part
+def _ranked(scores: F32, state: U8, depth: int) -> I32:
+    """The best ``depth`` scored candidates, best first; 0 for all of them.
 
-    So many that the best ``shortlist`` of what remains are always among them. Candidates are
-    spread over equal intervals of score, the best intervals are gathered, and their order mended.
+    Candidates are spread over equal intervals of score, the best intervals are gathered, and their order mended.
     """
     n = len(scores)
     scored = np.empty(n, np.int32)
@@ -312,7 +419,7 @@ def _ranked(scores: F32, state: U8, shortlist: int, n_drawn: int) -> I32:
     for i in range(n):
         scored[n_scored] = i
         n_scored += state[i] == 0 and np.isfinite(scores[i])
-    depth = n_scored if shortlist == 0 else min(shortlist + n_drawn, n_scored)
+    depth = n_scored if depth == 0 else min(depth, n_scored)
     if depth == 0:
         return np.empty(0, np.int32)
     low = high = np.float64(scores[scored[0]])
@@ -345,27 +452,10 @@ def _ranked(scores: F32, state: U8, shortlist: int, n_drawn: int) -> I32:
     return items[:depth].copy()
 
 
-@_kernel
-def _remove(items: I32, values: F64, size: int, at: int) -> None:
-    for to in range(at, size - 1):
-        items[to] = items[to + 1]
-    for to in range(at, size - 1):
-        values[to] = values[to + 1]
-
-
-@_kernel
-def _position(items: I32, size: int, item: int) -> int:
-    """Where the item is; -1 if it is not there."""
-    for at in range(size):
-        if items[at] == item:
-            return at
-    return -1
-
-
 # One slot. The only place where an explorer's probabilities are computed.
 
 
-@_kernel
+@_part
 def _explore(values: F64, size: int, kind: int, a: float, b: float, q: F64) -> None:
     """Fill q[:size] with the explorer's probabilities over values[:size], the best of which is first.
 
@@ -382,7 +472,7 @@ def _explore(values: F64, size: int, kind: int, a: float, b: float, q: F64) -> N
             q[0] = 1.0 - b
 
 
-@_kernel
+@_part
 def _others(size: int, q: F64) -> float:
     """What all but the first have together."""
     others = 0.0
@@ -391,7 +481,7 @@ def _others(size: int, q: F64) -> float:
     return others
 
 
-@_kernel
+@_part
 def _explore_freely(values: F64, size: int, kind: int, a: float, q: F64) -> None:
     top = values[0]
     if kind == SQUARECB:
@@ -418,20 +508,415 @@ def _explore_freely(values: F64, size: int, kind: int, a: float, q: F64) -> None
             q[at] = 1.0 / size
 
 
+@_part
+def _mixed(q: float, phi: float, n_seen: int, n_left: int) -> float:
+    """Probability of an eligible candidate, over both ways in which it can be drawn.
+
+    :param q: the explorer's probability; 0 for what it does not see
+    :param n_seen: how many the explorer sees; if none, the draw is uniform
+    """
+    if n_seen == 0:
+        return 1.0 / n_left
+    return (1.0 - phi) * q + phi / n_left
+
+
+@_part
+def _pick(q: F64, size: int, u: float) -> int:
+    """Position drawn from q by inversion; one of probability 0 is never drawn."""
+    total = 0.0
+    likeliest = 0
+    for at in range(size):
+        total += q[at]
+        if u < total:
+            return at
+        if q[at] > q[likeliest]:
+            likeliest = at
+    # Only where q sums to a hair less than one.
+    return likeliest
+
+
+@_part
+def _position(items: I32, size: int, item: int) -> int:
+    """Where the item is; -1 if it is not there."""
+    for at in range(size):
+        if items[at] == item:
+            return at
+    return -1
+
+
+@_part
+def _is_phi(phi: float) -> bool:
+    return 0.0 <= phi <= 1.0
+
+
+# What may stand at a slot. ``breaks`` holds, for every candidate, bits of what it breaks there: GONE for what may not
+# be drawn at all, ``2 << r`` for rule r. The eight arguments from ``table`` on are `bandit.rules.Restrictions`.
+
+
+@_part
+def _fits(
+    n: int, n_slots: int, table: I32, marks: I64, in_force: I64, identity: I64, keys: I64, tag_start: I64, pins: I32
+) -> bool:
+    """Whether the rules are of these candidates and slots."""
+    if len(table) == 0 and len(identity) == 0 and len(pins) == 0:
+        return True
+    for slot in range(min(n_slots, len(pins))):
+        if not -1 <= pins[slot] < n:
+            return False
+    return bool(
+        len(in_force) >= n_slots
+        and len(pins) >= n_slots
+        and len(table) <= 60
+        and (len(marks) == 0 or len(marks) == n)
+        and (len(identity) == 0 or len(identity) == n)
+        and (keys.shape[1] == 0 or keys.shape[1] == n)
+        and (len(tag_start) == 0 or len(tag_start) == n + 1)
+    )
+
+
+@_part
+def _breaks(state: U8, marks: I64) -> I64:
+    """What each candidate breaks wherever it stands."""
+    breaks = np.empty(len(state), np.int64)
+    if len(marks) == 0:
+        for i in range(len(state)):
+            breaks[i] = GONE if state[i] >= 2 else 0
+    else:
+        for i in range(len(state)):
+            breaks[i] = marks[i] | (GONE if state[i] >= 2 else 0)
+    return breaks
+
+
+@_part
+def _has_tag(item: int, tag: int, tag_start: I64, tags: I64) -> bool:
+    found = False
+    for k in range(tag_start[item], tag_start[item + 1]):
+        found = found or tags[k] == tag
+    return found
+
+
+@_part
+def _place(
+    item: int, slot: int, placed: I32, breaks: I64, table: I32, identity: I64, keys: I64, tag_start: I64, tags: I64
+) -> None:
+    """The item stands at the slot: neither it nor its like may be drawn again, and caps may be reached."""
+    placed[slot] = item
+    breaks[item] |= GONE
+    if len(identity) > 0:
+        same = identity[item]
+        for i in range(len(breaks)):
+            breaks[i] |= GONE if identity[i] == same else 0
+    for rule in range(len(table)):
+        if table[rule, 0] != CAP:
+            continue
+        by, most, bit = table[rule, 1], table[rule, 2], np.int64(2) << np.int64(rule)
+        if by == BY_TAG:
+            for k in range(tag_start[item], tag_start[item + 1]):
+                count = 0
+                for other in placed:
+                    count += other >= 0 and _has_tag(other, tags[k], tag_start, tags)
+                if count >= most:
+                    for i in range(len(breaks)):
+                        if _has_tag(i, tags[k], tag_start, tags):
+                            breaks[i] |= bit
+        elif keys[by, item] != 0:
+            key = keys[by, item]
+            count = 0
+            for other in placed:
+                count += other >= 0 and keys[by, other] == key
+            if count >= most:
+                for i in range(len(breaks)):
+                    breaks[i] |= bit if keys[by, i] == key else 0
+
+
+@_part
+def _space(slot: int, placed: I32, breaks: I64, table: I32, keys: I64) -> None:
+    """Mark what would stand too near to its like, above or pinned below."""
+    near = np.empty(len(placed), np.int64)
+    for rule in range(len(table)):
+        if table[rule, 0] != SPACING:
+            continue
+        by, gap, bit = table[rule, 1], table[rule, 2], np.int64(2) << np.int64(rule)
+        n_near = 0
+        for other in range(max(0, slot - gap), min(len(placed), slot + gap + 1)):
+            if other != slot and placed[other] >= 0 and keys[by, placed[other]] != 0:
+                near[n_near] = keys[by, placed[other]]
+                n_near += 1
+        for i in range(len(breaks)):
+            breaks[i] &= ~bit
+        for k in range(n_near):
+            for i in range(len(breaks)):
+                breaks[i] |= bit if keys[by, i] == near[k] else 0
+
+
+@_part
+def _count(breaks: I64, held: np.int64) -> int:
+    """How many break nothing of what is held."""
+    n_left = 0
+    for i in range(len(breaks)):
+        n_left += (breaks[i] & held) == 0
+    return n_left
+
+
+@_part
+def _pool(breaks: I64, in_force: np.int64, n_rules: int) -> tuple[np.int64, int]:
+    """What holds at a slot, as bits, and how many candidates break nothing of it; 0 only if all are gone.
+
+    Rules hold from the strongest to the weakest as far as they leave something.
+    """
+    held = in_force | np.int64(GONE)
+    n_left = _count(breaks, held)
+    if n_left > 0:
+        return held, n_left
+    held = np.int64(GONE)
+    n_left = _count(breaks, held)
+    if n_left == 0:
+        return held, 0
+    for rule in range(n_rules):
+        bit = np.int64(2) << np.int64(rule)
+        if in_force & bit:
+            n_with = _count(breaks, held | bit)
+            if n_with > 0:
+                held |= bit
+                n_left = n_with
+    return held, n_left
+
+
+@_part
+def _nth(breaks: I64, held: np.int64, nth: int) -> int:
+    """The candidate before which so many others break nothing of what is held."""
+    for i in range(len(breaks)):
+        if (breaks[i] & held) == 0:
+            if nth == 0:
+                return i
+            nth -= 1
+    return -1
+
+
+@_part
+def _depth(breaks: I64, in_force: I64, shortlist: int, n_slots: int, n_rules: int) -> int:
+    """How many of the best are ranked at first; without rules so many that it is always enough."""
+    if shortlist == 0:
+        return 0
+    if n_rules == 0:
+        return shortlist + n_slots
+    n = len(breaks)
+    n_left = _count(breaks, in_force[0] | np.int64(GONE))
+    return int((shortlist + 3 * n_slots) * (n / max(n_left, 1))) + shortlist // 2
+
+
+@_part
+def _n_scored(scores: F32, state: U8) -> int:
+    n_scored = 0
+    for i in range(len(scores)):
+        n_scored += state[i] == 0 and np.isfinite(scores[i])
+    return n_scored
+
+
+@_part
+def _gather(scores: F32, ranked: I32, breaks: I64, held: np.int64, wanted: int, best: I32, values: F64) -> int:
+    """Fill ``best`` with those of ``ranked`` that break nothing of what is held; how many, at most ``wanted``."""
+    size = 0
+    for item in ranked:
+        if size == wanted:
+            break
+        if (breaks[item] & held) == 0:
+            best[size] = item
+            values[size] = scores[item]
+            size += 1
+    return size
+
+
+@_part
+def _best(
+    scores: F32,
+    state: U8,
+    n_scored: int,
+    ranked: I32,
+    breaks: I64,
+    held: np.int64,
+    shortlist: int,
+    best: I32,
+    values: F64,
+) -> tuple[I32, int]:
+    """Fill ``best`` with what the explorer sees: the best ``shortlist`` of those that break nothing of what is held.
+
+    :param ranked: the best of all, as deep as they were needed so far
+    :returns: ``ranked``, deeper if need be, and how many the explorer sees
+    """
+    wanted = n_scored if shortlist == 0 else shortlist
+    size = _gather(scores, ranked, breaks, held, wanted, best, values)
+    while size < wanted and len(ranked) < n_scored:
+        ranked = _ranked(scores, state, 2 * len(ranked) + 1)
+        size = _gather(scores, ranked, breaks, held, wanted, best, values)
+    return ranked, size
+
+
+@_part
+def _pass_over(ranked: I32, breaks: I64, held: np.int64, passed: I32) -> None:
+    """Note for each rule the best that it kept out, among those better than all that may be drawn."""
+    for item in ranked:
+        broken = breaks[item]
+        if broken & held == 0:
+            return
+        if broken & GONE == 0:
+            for rule in range(len(passed)):
+                if broken & held & (np.int64(2) << np.int64(rule)) and passed[rule] < 0:
+                    passed[rule] = item
+
+
+@_part
+def _next_pin(slot: int, pins: I32, used: U8) -> int:
+    """The first slot from here on whose pin does not stand yet; -1 if there is none."""
+    for other in range(slot, len(pins)):
+        if pins[other] >= 0 and used[other] == 0:
+            return other
+    return -1
+
+
+@_part
+def _use(item: int, pins: I32, used: U8) -> None:
+    for slot in range(len(pins)):
+        if pins[slot] == item:
+            used[slot] = 1
+
+
 @_kernel
-def _limit(scores: F32, state: U8, kind: int, a: float, b: float, shortlist: int) -> float:
-    """Gamma or lambda, from ``a`` up, at which all but the best have ``b`` together at the first slot.
+def _draw(
+    scores: F32, state: U8, n_slots: int, given: I32, listed: int, kind: int, a: float, b: float, shortlist: int,
+    floor: F64, seed: np.uint64,
+    table: I32, marks: I64, in_force: I64, identity: I64, keys: I64, tag_start: I64, tags: I64, pins: I32,
+) -> tuple[tuple[I32, F64, U8, F64, U8, U8, I64, I32], F64, int]:  # fmt: skip
+    """Draw a slate; or look up a given one; or list the probabilities at one slot.
+
+    :param given: what stands at the slots, instead of being drawn; empty to draw
+    :param listed: the slot to be listed, below what is given; -1 for none. Then ``chosen`` is what the explorer sees
+    """
+    n, n_rules = len(scores), len(table)
+    k = 0
+    status = _OK
+    breaks = np.zeros(0, np.int64)
+    if not _fits(n, max(n_slots, listed + 1), table, marks, in_force, identity, keys, tag_start, pins):
+        status = _BAD_RULES
+    else:
+        breaks = _breaks(state, marks)
+        if listed < 0:
+            k = len(given) if len(given) > 0 else min(n_slots, _count(breaks, np.int64(GONE)))
+        if len(floor) < max(k, listed + 1):
+            status = _BAD_FLOOR
+    for item in given:
+        if not 0 <= item < n:
+            status = _BAD_INDEX
+    chosen = np.zeros(k, np.int32)
+    propensity = np.zeros(k, np.float64)
+    exploratory = np.zeros(k, np.uint8)
+    exploring = np.zeros(k, np.float64)
+    explored = np.zeros(k, np.uint8)
+    pinned = np.zeros(k, np.uint8)
+    relaxed = np.zeros(k, np.int64)
+    passed = np.full((k, n_rules), -1, np.int32)
+    probabilities = np.zeros(n if listed >= 0 else 0, np.float64)
+    slate = (chosen, propensity, exploratory, exploring, explored, pinned, relaxed, passed)
+    if status != _OK:
+        return slate, probabilities, status
+    n_scored = _n_scored(scores, state)
+    ranked = _ranked(scores, state, _depth(breaks, in_force, shortlist, max(k, len(given)), n_rules))
+    best = np.empty(n_scored, np.int32)
+    values = np.empty(n_scored, np.float64)
+    q = np.empty(n_scored, np.float64)
+    placed = np.full(max(k, len(given), listed + 1, len(pins)), -1, np.int32)
+    used = np.zeros(len(pins), np.uint8)
+    for slot in range(len(pins)):
+        if pins[slot] >= 0:
+            _place(pins[slot], slot, placed, breaks, table, identity, keys, tag_start, tags)
+    if listed >= 0:
+        for slot in range(len(given)):
+            if state[given[slot]] < 2:
+                _use(given[slot], pins, used)
+                _place(given[slot], slot, placed, breaks, table, identity, keys, tag_start, tags)
+    for slot in range(k) if listed < 0 else range(listed, listed + 1):
+        phi = floor[slot]
+        if not _is_phi(phi):
+            return slate, probabilities, _BAD_FLOOR
+        _space(slot, placed, breaks, table, keys)
+        force = in_force[slot] if len(in_force) > 0 else np.int64(0)
+        held, n_left = _pool(breaks, force, n_rules)
+        pin = _next_pin(slot, pins, used)
+        if pin == slot or n_left == 0:
+            # Nothing is drawn. Where what is left repeats what stands above, the slate ends.
+            if pin >= 0 and listed >= 0:
+                probabilities[pins[pin]] = 1.0
+            if listed >= 0:
+                break
+            if len(given) > 0:
+                propensity[slot] = 1.0 if pin >= 0 and pins[pin] == given[slot] else 0.0
+                item = given[slot]
+                if state[item] < 2:
+                    _use(item, pins, used)
+                    _place(item, slot, placed, breaks, table, identity, keys, tag_start, tags)
+                continue
+            if pin < 0:
+                slate = (
+                    chosen[:slot], propensity[:slot], exploratory[:slot], exploring[:slot], explored[:slot],
+                    pinned[:slot], relaxed[:slot], passed[:slot],
+                )  # fmt: skip
+                return slate, probabilities, _OK
+            chosen[slot] = pins[pin]
+            propensity[slot] = 1.0
+            pinned[slot] = 1
+            used[pin] = 1
+            placed[slot] = pins[pin]
+            continue
+        ranked, n_seen = _best(scores, state, n_scored, ranked, breaks, held, shortlist, best, values)
+        _explore(values, n_seen, kind, a, b, q)
+        if listed >= 0:
+            for i in range(n):
+                if (breaks[i] & held) == 0:
+                    probabilities[i] = _mixed(0.0, phi, n_seen, n_left)
+            for at in range(n_seen):
+                probabilities[best[at]] = _mixed(q[at], phi, n_seen, n_left)
+            return (
+                best[:n_seen].copy(), propensity, exploratory, exploring, explored, pinned, relaxed, passed,
+            ), probabilities, _OK  # fmt: skip
+        if len(given) > 0:
+            item = given[slot]
+            at = _position(best, n_seen, item)
+        else:
+            way = _random(seed, _SLATE_STREAM, 2 * slot)
+            u = _random(seed, _SLATE_STREAM, 2 * slot + 1)
+            if n_seen == 0 or way < phi:
+                item = _nth(breaks, held, int(u * n_left))
+                at = _position(best, n_seen, item)
+            else:
+                at = _pick(q, n_seen, u)
+                item = best[at]
+        chosen[slot] = item
+        if (breaks[item] & held) == 0:
+            propensity[slot] = _mixed(q[at] if at >= 0 else 0.0, phi, n_seen, n_left)
+        exploratory[slot] = at < 0
+        exploring[slot] = 1.0 - _mixed(q[0] if n_seen > 0 else 0.0, phi, n_seen, n_left)
+        explored[slot] = item != (best[0] if n_seen > 0 else _nth(breaks, held, 0))
+        relaxed[slot] = force & ~held
+        if n_rules > 0:
+            _pass_over(ranked, breaks, held, passed[slot])
+        if state[item] < 2:
+            _use(item, pins, used)
+            _place(item, slot, placed, breaks, table, identity, keys, tag_start, tags)
+    return slate, probabilities, _OK
+
+
+@_kernel
+def _limit(values: F64, kind: int, a: float, b: float) -> float:
+    """Gamma or lambda, from ``a`` up, at which all but the best have ``b`` together.
 
     ``a`` itself where that is never so: bisected, by halves of its logarithm's interval, where it is.
+
+    :param values: best first
     """
-    if kind != SQUARECB and kind != SOFTMAX:
-        return a
-    ranked = _ranked(scores, state, shortlist, 0)
-    size = len(ranked)
-    values = _values(scores, ranked)
-    q = np.empty(size, np.float64)
+    size = len(values)
     if size < 2:
         return a
+    q = np.empty(size, np.float64)
     _explore_freely(values, size, kind, a, q)
     if _others(size, q) <= b:
         return a
@@ -453,169 +938,3 @@ def _limit(scores: F32, state: U8, kind: int, a: float, b: float, shortlist: int
         else:
             low = middle
     return high
-
-
-@_kernel
-def _mixed(q: float, phi: float, n_seen: int, n_left: int) -> float:
-    """Probability of an eligible candidate, over both ways in which it can be drawn.
-
-    :param q: the explorer's probability; 0 for what it does not see
-    :param n_seen: how many the explorer sees; if none, the draw is uniform
-    """
-    if n_seen == 0:
-        return 1.0 / n_left
-    return (1.0 - phi) * q + phi / n_left
-
-
-@_kernel
-def _pick(q: F64, size: int, u: float) -> int:
-    """Position drawn from q by inversion; one of probability 0 is never drawn."""
-    total = 0.0
-    likeliest = 0
-    for at in range(size):
-        total += q[at]
-        if u < total:
-            return at
-        if q[at] > q[likeliest]:
-            likeliest = at
-    # Only where q sums to a hair less than one.
-    return likeliest
-
-
-@_kernel
-def _values(scores: F32, items: I32) -> F64:
-    values = np.empty(len(items), np.float64)
-    for at in range(len(items)):
-        values[at] = scores[items[at]]
-    return values
-
-
-@_kernel
-def _n_seen(shortlist: int, n_ranked: int) -> int:
-    return n_ranked if shortlist == 0 else min(shortlist, n_ranked)
-
-
-@_kernel
-def _is_phi(phi: float) -> bool:
-    return 0.0 <= phi <= 1.0
-
-
-@_kernel
-def _draw(
-    scores: F32, state: U8, n_slots: int, kind: int, a: float, b: float, shortlist: int, floor: F64, seed: np.uint64
-) -> tuple[I32, F64, U8, F64, U8, int]:
-    n = len(scores)
-    left = np.empty(n, np.int32)
-    n_left = 0
-    for i in range(n):
-        left[n_left] = i
-        n_left += state[i] < 2
-    k = min(n_slots, n_left)
-    chosen = np.empty(k, np.int32)
-    propensity = np.empty(k, np.float64)
-    exploratory = np.empty(k, np.uint8)
-    exploring = np.empty(k, np.float64)
-    explored = np.empty(k, np.uint8)
-    if len(floor) < k:
-        return chosen, propensity, exploratory, exploring, explored, _BAD_FLOOR
-    ranked = _ranked(scores, state, shortlist, k)
-    n_ranked = len(ranked)
-    values = _values(scores, ranked)
-    q = np.empty(n_ranked, np.float64)
-    for slot in range(k):
-        phi = floor[slot]
-        if not _is_phi(phi):
-            return chosen, propensity, exploratory, exploring, explored, _BAD_FLOOR
-        n_seen = _n_seen(shortlist, n_ranked)
-        _explore(values, n_seen, kind, a, b, q)
-        way = _random(seed, _SLATE_STREAM, 2 * slot)
-        u = _random(seed, _SLATE_STREAM, 2 * slot + 1)
-        if n_seen == 0 or way < phi:
-            item = left[int(u * n_left)]
-            at = _position(ranked, n_ranked, item)
-        else:
-            at = _pick(q, n_seen, u)
-            item = ranked[at]
-        seen = 0 <= at < n_seen
-        chosen[slot] = item
-        propensity[slot] = _mixed(q[at] if seen else 0.0, phi, n_seen, n_left)
-        exploratory[slot] = not seen
-        exploring[slot] = 1.0 - _mixed(q[0] if n_seen > 0 else 0.0, phi, n_seen, n_left)
-        explored[slot] = item != (ranked[0] if n_seen > 0 else left[0])
-        if at >= 0:
-            _remove(ranked, values, n_ranked, at)
-            n_ranked -= 1
-        for to in range(np.searchsorted(left[:n_left], item), n_left - 1):
-            left[to] = left[to + 1]
-        n_left -= 1
-    return chosen, propensity, exploratory, exploring, explored, _OK
-
-
-@_kernel
-def _look_up(
-    scores: F32, state: U8, slate: I32, kind: int, a: float, b: float, shortlist: int, floor: F64
-) -> tuple[F64, int]:
-    n = len(scores)
-    propensity = np.zeros(len(slate), np.float64)
-    if len(floor) < len(slate):
-        return propensity, _BAD_FLOOR
-    n_left = 0
-    for i in range(n):
-        n_left += state[i] < 2
-    ranked = _ranked(scores, state, shortlist, len(slate))
-    n_ranked = len(ranked)
-    values = _values(scores, ranked)
-    q = np.empty(n_ranked, np.float64)
-    taken = np.zeros(n, np.uint8)
-    for slot in range(len(slate)):
-        item = slate[slot]
-        if not 0 <= item < n:
-            return propensity, _BAD_INDEX
-        if not _is_phi(floor[slot]):
-            return propensity, _BAD_FLOOR
-        if taken[item] or state[item] >= 2:
-            continue
-        n_seen = _n_seen(shortlist, n_ranked)
-        _explore(values, n_seen, kind, a, b, q)
-        at = _position(ranked, n_ranked, item)
-        propensity[slot] = _mixed(q[at] if 0 <= at < n_seen else 0.0, floor[slot], n_seen, n_left)
-        taken[item] = 1
-        n_left -= 1
-        if at >= 0:
-            _remove(ranked, values, n_ranked, at)
-            n_ranked -= 1
-    return propensity, _OK
-
-
-@_kernel
-def _list_slot(
-    scores: F32, state: U8, drawn: I32, kind: int, a: float, b: float, shortlist: int, phi: float
-) -> tuple[F64, int]:
-    n = len(scores)
-    probabilities = np.zeros(n, np.float64)
-    if not _is_phi(phi):
-        return probabilities, _BAD_FLOOR
-    ranked = _ranked(scores, state, shortlist, len(drawn))
-    n_ranked = len(ranked)
-    values = _values(scores, ranked)
-    taken = np.zeros(n, np.uint8)
-    for item in drawn:
-        if not 0 <= item < n:
-            return probabilities, _BAD_INDEX
-        taken[item] = 1
-        at = _position(ranked, n_ranked, item)
-        if at >= 0:
-            _remove(ranked, values, n_ranked, at)
-            n_ranked -= 1
-    n_left = 0
-    for i in range(n):
-        n_left += state[i] < 2 and taken[i] == 0
-    n_seen = _n_seen(shortlist, n_ranked)
-    q = np.empty(n_ranked, np.float64)
-    _explore(values, n_seen, kind, a, b, q)
-    for i in range(n):
-        if state[i] < 2 and taken[i] == 0:
-            probabilities[i] = _mixed(0.0, phi, n_seen, n_left)
-    for at in range(n_seen):
-        probabilities[ranked[at]] = _mixed(q[at], phi, n_seen, n_left)
-    return probabilities, _OK

@@ -12,7 +12,7 @@ import time
 import numpy as np
 from flask import Flask
 
-from bandit import attributes, candidates, columns, slate
+from bandit import attributes, candidates, columns, rules, slate
 from bandit.config import read_settings
 from bandit.errors import BanditError
 from bandit.features import hash_resolved, resolve_shared
@@ -59,6 +59,7 @@ def make_app() -> Flask:
 def warm_up() -> None:
     """Compile every kernel of the rank path, or load it from numba's cache, before the first request."""
     slate.warm_up()
+    rules.warm_up()
     candidates.warm_up()
     attributes.warm_up()
     columns.warm_up()

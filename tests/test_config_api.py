@@ -29,6 +29,7 @@ def test_a_config_is_read_whole_and_put_back_unchanged(api: Api) -> None:
         "reward_window_s", "default_reward", "exploration",
         "watch", "guard",
         "mode", "experiment",
+        "rules",
     }  # fmt: skip
     reply = put(api, document, etag)
     assert (reply.status, reply.body, reply.headers["ETag"]) == (200, document, '"2"')

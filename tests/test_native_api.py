@@ -37,6 +37,7 @@ def test_a_ranking_says_all_that_made_it(api: Api) -> None:
     body = reply.body
     assert set(body) == {
         "event_id", "ranking", "model_version", "config_version", "policy", "scored", "unknown", "fallback",
+        "relaxed",
     }  # fmt: skip
     assert [placed["slot"] for placed in body["ranking"]] == [0, 1, 2]
     assert sorted(ids_of(body)) == ["v1", "v2", "v3"]

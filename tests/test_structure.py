@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.reward",
                 "bandit.rules",
                 "bandit.signals",
+                "bandit.ruling",
                 "bandit.slate",
                 "bandit.statistics",
                 "bandit.tokenizer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from bandit import records
-from bandit.config import Config, LiveConfig
+from bandit.config import Config, LiveConfig, LoggedConfig
 from bandit.errors import VersionMismatch
 from bandit.store.log import EventLog, LogRow, Txn
 
@@ -17,10 +17,15 @@ class ConfigRecord(Struct):
     document: Config
 
 
+class _Logged(Struct):
+    version: int
+    document: LoggedConfig
+
+
 def read_config(payload: bytes) -> LiveConfig:
     """The config of a ``config`` record."""
-    record = records.read_stored(payload, ConfigRecord, what="a config")
-    return LiveConfig(record.version, record.document)
+    record = records.read_stored(payload, _Logged, what="a config")
+    return LiveConfig(record.version, record.document.whole())
 
 
 def all_configs(log: EventLog) -> dict[int, LiveConfig]:

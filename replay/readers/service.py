@@ -284,7 +284,7 @@ class ServiceLog:
                 yield self._batch(entries, needs)
                 entries, n_listed = [], 0
             n_listed += listing
-            rewards = {slot: reward for slot, (status, reward) in verdicts.items() if status == "learned"}
+            rewards = {slot: reward for slot, (status, reward) in verdicts.items() if status in ("learned", "pinned")}
             entries.append(Entry(joined.pos, row.ts, joined.event_id, decision, versions, rewards))  # type: ignore[arg-type]
         if entries:
             yield self._batch(entries, needs)
