@@ -62,6 +62,10 @@ def audit(data: Path, ledger: Ledger) -> tuple[Findings, Rebuilt]:
     if wrong is not None:
         n_wrong = rebuilt.published - rebuilt.matched
         findings.violations.append(f"models rebuilt byte for byte: {n_wrong} are not; {wrong}")
+    findings.checked["epochs of statistics counted again"] += rebuilt.epochs
+    if rebuilt.epoch_mismatch is not None:
+        n_wrong = rebuilt.epochs - rebuilt.epochs_matched
+        findings.violations.append(f"epochs of statistics counted again: {n_wrong} are not; {rebuilt.epoch_mismatch}")
     return findings, rebuilt
 
 

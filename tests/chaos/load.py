@@ -181,6 +181,9 @@ class Viewer(Client):
                 item["signals"]["comment"] = 1.0
             if rng.random() < 0.4:
                 item["final"] = True
+            if rng.random() < 0.1:
+                item["signals"]["not_interested"] = 1.0
+                item["about"] = rng.sample(["creator", "sound", "tag:news"], rng.randint(0, 2))
             items.append(item)
         body: dict[str, Any] = {"event_id": ranking["event_id"], "items": items}
         items[0]["signals"]["skip"] = float(f"0.{number:06d}{int(self.name[1:]):03d}")
@@ -229,16 +232,23 @@ class Operator(Client):
             self._withdraw()
         elif what < 0.9:
             self._configure()
+        elif what < 0.95:
+            self._sign_up()
         time.sleep(self.rng.uniform(0.0, 0.1))
 
     def _put_items(self, n: int) -> None:
         rng = self.rng
         items = {
-            f"v{number}": {"genre": f"g{rng.randint(0, 5)}", "length_s": rng.randint(5, 60), "U": {}}
+            f"v{number}": {
+                "genre": f"g{rng.randint(0, 5)}",
+                "length_s": rng.randint(5, 60),
+                "creator": f"c{number % 17}",
+                "sound": f"s{number % 11}",
+                "tags": rng.sample(["cats", "news", "music", "diy"], rng.randint(0, 3)),
+                "group": f"v{number - number % 2}",
+            }
             for number in rng.sample(range(N_ITEMS), n)
         }
-        for features in items.values():
-            del features["U"]
         body = {"items": [{"id": item_id, "features": features} for item_id, features in items.items()]}
         reply = self.insist(lambda: self.ask("PUT", "/v1/items", body))
         if self.expect(reply, 200):
@@ -254,6 +264,15 @@ class Operator(Client):
             self.ledger.items[item_id] = None
             self.ledger.count("withdrawals")
 
+    def _sign_up(self) -> None:
+        body = {"interests": self.rng.sample(["cats", "news", "music", "diy"], self.rng.randint(0, 3))}
+        user = f"u{self.rng.randint(0, 20)}"
+        reply = self.insist(lambda: self.ask("PUT", f"/v1/users/{user}", body))
+        if self.expect(reply, 200):
+            self.ledger.count("sign-ups")
+            if reply.body["interests"] != body["interests"]:
+                self.ledger.broken(f"{user} picked {body['interests']} and is told {reply.body['interests']}")
+
     def _configure(self) -> None:
         rng = self.rng
         found = self.insist(lambda: self.ask("GET", "/v1/config"))
@@ -262,6 +281,7 @@ class Operator(Client):
         document["evidence"] = rng.choice(["viewport", "viewport", "served"])
         document["floor"] = rng.choice([0.05, 0.2])
         document["explorer"] = rng.choice([{"kind": "squarecb"}, {"kind": "epsilon_greedy"}, {"kind": "softmax"}])
+        document["exploration"] = rng.choice([{"share": None}, {"share": 0.1}])
         document["learning_weight"] = rng.choice([{"kind": "constant"}, {"kind": "ips"}])
         reply = self.ask("PUT", "/v1/config", document, headers={"If-Match": found.headers["ETag"]})
         # Without a reply it may be in force or not: the next look tells.
