@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bandit.records import Features
-from replay.demo.data import LIKED, MovieLens, read_movielens, time_features
+from replay.demo.data import LIKED, MovieLens, read_movielens
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 DEMO_DATA: Final = ROOT / ".cache" / "demo-data"
@@ -77,11 +77,6 @@ def films() -> dict[str, Features]:
 def viewer_features(viewer: int) -> Features:
     """Age band, gender, occupation."""
     return movielens().viewers[f"viewer-{viewer}"]
-
-
-def when(at: int) -> Features:
-    """Weekday and part of the day."""
-    return time_features(at)
 
 
 # ---------------------------------------------------------------- keel

@@ -1,11 +1,15 @@
-"""MovieLens-100K: each viewer's ratings in time order cut into runs of 20, each run one request, five slots."""
+"""MovieLens-100K: each viewer's ratings in time order cut into runs of 20, each run one request, five slots.
+
+Nobody is told the hour or the weekday. A film is shown 14 times on average: with `-q CI` the weight of each film at each
+hour costs more than it brings here (.014 of mean reward, when it was tried).
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any, Final
 
-from tests.quality.data import Request, film_id, films, viewer_features, when
+from tests.quality.data import Request, film_id, films, viewer_features
 from tests.quality.peers import ask
 from tests.quality.rankers import (
     SLOTS,
@@ -30,9 +34,7 @@ SEEDS: Final = 5
 
 FROM_HAND: Final[dict[str, Any]] = {
     "popularity": Popular,
-    "VW epsilon-greedy, genre crosses": lambda seed: Vw(
-        seed, "--cb_explore_adf --cb_type mtr --epsilon 0.05 -q UG"
-    ),
+    "VW epsilon-greedy, genre crosses": lambda seed: Vw(seed, "--cb_explore_adf --cb_type mtr --epsilon 0.05 -q UG"),
     "VW squarecb, genre crosses": lambda seed: Vw(seed, "--cb_explore_adf --cb_type mtr --squarecb -q UG"),
     "VW ccb_explore_adf, genre crosses": lambda seed: VwSlots(seed, "--epsilon 0.05 -q UG"),
     "VW softmax, history features": VwHistory,
@@ -63,7 +65,7 @@ def ours(seed: int, quick: bool) -> Measured:
             names = [film_id(film) for film in request.films.tolist()]
             reply = feed.rank(
                 names, now=request.at, slots=SLOTS, viewer=f"viewer-{request.viewer}",
-                viewer_features=viewer_features(request.viewer), context=when(request.at),
+                viewer_features=viewer_features(request.viewer),
             )  # fmt: skip
             liked = dict(zip(names, request.rewards.tolist(), strict=True))
             rewards = [liked[slot.id] for slot in reply.ranking]
@@ -91,7 +93,7 @@ def peer_task(seed: int, n: int | None) -> dict[str, Any]:
     viewers: dict[int, int] = {}
     requests = []
     for request in requests_of(seed, n):
-        about = {**viewer_features(request.viewer), **when(request.at)}
+        about = viewer_features(request.viewer)
         requests.append(
             {
                 "viewer": viewers.setdefault(request.viewer, len(viewers)),

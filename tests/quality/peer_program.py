@@ -51,8 +51,8 @@ class Mabwiser:
         policy, neighbours = policies[name]
         self.contextual = name.startswith("lin") or neighbours is not None
         arms = list(range(len(task["films"])))
-        self.mab = MAB(arms, policy, neighbours, seed=task["seed"]) if neighbours else MAB(
-            arms, policy, seed=task["seed"]
+        self.mab = (
+            MAB(arms, policy, neighbours, seed=task["seed"]) if neighbours else MAB(arms, policy, seed=task["seed"])
         )
         self.rng = np.random.default_rng(task["seed"])
         self.fitted = False

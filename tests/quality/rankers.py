@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 from vowpalwabbit import Workspace
 
-from tests.quality.data import F64, I64, Request, film_id, films, movielens_requests, viewer_features, when
+from tests.quality.data import F64, I64, Request, film_id, films, movielens_requests, viewer_features
 
 SLOTS: Final = 5
 
@@ -196,7 +196,7 @@ class Vw:
         self._drawn: list[tuple[list[int], int, float]] = []
 
     def _shared(self, request: Request) -> str:
-        about = {**viewer_features(request.viewer), **when(request.at)}
+        about = viewer_features(request.viewer)
         return f"shared |U id=v{request.viewer} " + " ".join(f"{name}={_plain(value)}" for name, value in about.items())
 
     def rank(self, request: Request) -> I64:
@@ -249,7 +249,7 @@ class VwSlots:
         self._films = {int(name.rpartition("-")[2]): _film_line(name) for name in films()}
 
     def rank(self, request: Request) -> I64:
-        about = {**viewer_features(request.viewer), **when(request.at)}
+        about = viewer_features(request.viewer)
         words = " ".join(f"{name}={_plain(value)}" for name, value in about.items())
         self._head = [
             f"ccb shared |U id=v{request.viewer} {words}",
