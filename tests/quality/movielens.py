@@ -1,7 +1,7 @@
 """MovieLens-100K: each viewer's ratings in time order cut into runs of 20, each run one request, five slots.
 
-Nobody is told the hour or the weekday. A film is shown 14 times on average: with `-q CI` the weight of each film at each
-hour costs more than it brings here (.014 of mean reward, when it was tried).
+Nobody is told the hour or the weekday. A film is shown 14 times on average: with `-q CI` the weight of each film at
+each hour costs more than it brings here (.014 of mean reward, when it was tried).
 """
 
 from __future__ import annotations
