@@ -192,7 +192,7 @@ def test_lambda_grows_by_what_was_learned() -> None:
 
 
 def test_squarecb_grows_as_ever() -> None:
-    assert SquareCB(gamma_scale=10.0).explorer(400).a == pytest.approx(200.0)
+    assert SquareCB(gamma_scale=10.0, gamma_exponent=0.5).explorer(400).a == pytest.approx(200.0)
 
 
 # ---------------------------------------------------------------- what is said
@@ -266,4 +266,4 @@ def test_a_decision_says_only_a_strength_that_is_not_the_configs(api: Api, loop:
 
 
 def test_the_default_config_has_no_budget() -> None:
-    assert Config().budget(3) == ((0.05, 0.05, 0.05), 1.0)
+    assert Config(floor=[0.5, 0.0]).budget(3) == ((0.5, 0.0, 0.0), 1.0)
