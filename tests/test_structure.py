@@ -72,7 +72,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
 DOORS: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"bandit.store"}),
     "sqlite_utils": frozenset({"bandit.store"}),
-    "vowpalwabbit": frozenset({"bandit.learner", "replay.policies.learning", "replay.policies.vw_model"}),
+    "vowpalwabbit": frozenset(
+        {"bandit.learner", "replay.policies.learning", "replay.policies.vw_model", "replay.simulate.ccb"}
+    ),
 }
 
 # What a pure module cannot have: time and randomness arrive as arguments, and no other process is talked to.

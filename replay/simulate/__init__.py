@@ -26,7 +26,8 @@ from replay.simulate.truth import Truth, reward_of
 from replay.simulate.world import Scenario, World
 
 SERVICE: Final = "service"
-POLICIES: Final = (SERVICE, "popularity", "constant", "uniform", "oracle")
+USUAL: Final = (SERVICE, "popularity", "constant", "uniform", "oracle")
+POLICIES: Final = (*USUAL, "ccb")
 PICTURES: Final = (".svg", ".png", ".pdf")
 #: A log in memory is written in a tenth of the time.
 IN_MEMORY: Final = Path("/dev/shm")
@@ -63,8 +64,9 @@ def add_parser(subparsers: Any) -> None:
     number("late", "share of feeds that are heard of after the reward window", metavar="SHARE")
     number("duplicate", "share of feeds that are told of twice", metavar="SHARE")
     add("--shuffled", action="store_true", help="feedback comes item by item, in any order")
-    add("--policies", default=",".join(POLICIES), metavar="NAMES",
-        help=f"which ones play, separated by commas (default: %(default)s); {SERVICE} is ours")
+    add("--policies", default=",".join(USUAL), metavar="NAMES",
+        help=f"which ones play, separated by commas (default: %(default)s); {SERVICE} is ours, and ccb "
+        "is VW's own --ccb_explore_adf")
     add("--url", help="play against this service; it gets the catalogue, and learns what the viewers do (default: in "
         "this process, at full speed)")
     add("--config", type=Path, metavar="FILE", help="JSON with parts of the config that are to be others than shipped")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay.simulate.kernels import F64, I64, Choices
-from replay.simulate.policies import BestConstant, Heard, Oracle, Policy, Popularity, Uniform
+from replay.simulate.policies import BestConstant, Heard, NothingTwice, Oracle, Policy, Popularity, Uniform
 from replay.simulate.truth import Truth
 from replay.simulate.world import Feed, History, Lived, World
 
@@ -32,6 +32,11 @@ class Table:
         self.world, self.truth = world, truth
         self.history = History(world.scenario)
         self.choices: Choices | None = None
+
+    def unseen(self, feed: Feed) -> npt.NDArray[np.bool_]:
+        """Which candidates the viewer has not seen, shape (n,)."""
+        never: npt.NDArray[np.bool_] = np.isneginf(self.history.seen_at(feed.viewer)[feed.candidates])
+        return never
 
 
 class Visited(NamedTuple):
@@ -59,8 +64,8 @@ class Played(NamedTuple):
     :ivar likeness: shape (n,), share of pairs in the feed that have a tag or the creator in common
     :ivar again: shape (n,), slots shown that this viewer had seen before
     :ivar shown: shape (n_items,), how often each item was shown
-    :ivar new_shown: shape (n,), slots with an item that came within the last tenth of the run
-    :ivar new_offered: shape (n,), share of such items among the candidates
+    :ivar age_shown: shape (len(AGES) + 1,), slots with items of each age; the last: those that were there before
+    :ivar age_offered: the same for candidates; ``age_reward``: the sum of what slots of that age earned
     """
 
     name: str
@@ -76,8 +81,9 @@ class Played(NamedTuple):
     likeness: F64
     again: I64
     shown: I64
-    new_shown: I64
-    new_offered: F64
+    age_shown: I64
+    age_offered: I64
+    age_reward: F64
 
     @property
     def regret(self) -> F64:
@@ -85,8 +91,8 @@ class Played(NamedTuple):
         return self.best - self.value
 
 
-#: An item is new for so large a share of the run.
-NEW: Final = 0.1
+#: Ages of items that came during the run, as shares of the run: each is younger than this.
+AGES: Final = (0.01, 0.03, 0.1, 1.01)
 
 
 def play(
@@ -131,9 +137,10 @@ def play(
         out.tags[number] = reduce(or_, bits, 0).bit_count()
         out.likeness[number] = _likeness(bits, creators)
         out.again[number] = np.isfinite(history.seen_at(feed.viewer)[items]).sum()
-        since = max(number / n - NEW, 0.0)
-        out.new_shown[number] = (came[items] > since).sum()
-        out.new_offered[number] = (came[feed.candidates] > since).mean()
+        ages = np.searchsorted(AGES, np.where(came > 0, number / n - came, np.inf)[feed.candidates], side="right")
+        out.age_offered[:] += np.bincount(ages, minlength=len(AGES) + 1)
+        out.age_shown[:] += np.bincount(ages[slate], minlength=len(AGES) + 1)
+        np.add.at(out.age_reward, ages[slate[: lived.n_seen]], rewards)
         out.shown[items] += 1
         if watch is not None:
             watch(Visited(feed, choices, slate, lived))
@@ -144,10 +151,14 @@ def play(
 
 
 def _nothing(name: str, n: int, n_items: int) -> Played:
-    counted = ("n_seen", "n_valid", "viewer", "nth", "creators", "tags", "again", "new_shown")
+    counted = ("n_seen", "n_valid", "viewer", "nth", "creators", "tags", "again")
     counts: dict[str, Any] = {each: np.zeros(n, np.int64) for each in counted}
-    sums: dict[str, Any] = {each: np.zeros(n) for each in ("reward", "value", "best", "likeness", "new_offered")}
-    return Played(name=name, shown=np.zeros(n_items, np.int64), **counts, **sums)
+    sums: dict[str, Any] = {each: np.zeros(n) for each in ("reward", "value", "best", "likeness")}
+    ages = len(AGES) + 1
+    by_age: dict[str, Any] = {"age_shown": np.zeros(ages, np.int64), "age_offered": np.zeros(ages, np.int64)}
+    return Played(
+        name=name, shown=np.zeros(n_items, np.int64), age_reward=np.zeros(ages), **by_age, **counts, **sums
+    )  # fmt: skip
 
 
 def _likeness(bits: list[int], creators: list[int]) -> float:
@@ -178,7 +189,8 @@ class _Post:
         if fate[1] < late:
             heard, at = heard._replace(late=True), heard.feed.at + self._window_s * (1.5 + fate[3]) + 1.0
         parts = _shuffled(heard) if self._shuffled else [heard]
-        for part in [*parts, *(parts if fate[2] < duplicate else [])]:
+        again = [part._replace(again=True) for part in parts] if fate[2] < duplicate else []
+        for part in [*parts, *again]:
             self._n += 1
             self._waiting[self._n] = part
             heapq.heappush(self._due, (at, self._n))
@@ -213,17 +225,17 @@ def policies_of(table: Table) -> dict[str, Callable[[], Policy]]:
     """The policies that need nothing but the world, by name."""
     world, truth = table.world, table.truth
     seed = world.scenario.seed
+    from replay.simulate.ccb import VwCcb
 
     def present(_: Feed) -> Choices:
         assert table.choices is not None
         return table.choices
 
-    def unseen(feed: Feed) -> npt.NDArray[np.bool_]:
-        return np.isneginf(table.history.seen_at(feed.viewer)[feed.candidates])
-
+    unseen = table.unseen
     return {
         "uniform": lambda: Uniform(seed),
         "popularity": lambda: Popularity(world.scenario.items, seed, unseen),
         "constant": lambda: BestConstant(world, truth, unseen),
         "oracle": lambda: Oracle(truth, present),
+        "ccb": lambda: NothingTwice(VwCcb(world), unseen),
     }

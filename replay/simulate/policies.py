@@ -26,6 +26,7 @@ class Heard(NamedTuple):
     :ivar rewards: shape (k,)
     :ivar late: after the window: it is kept, and not learned from
     :ivar part: 0 for all of it; else one item of several that come alone
+    :ivar again: it was told before, word for word
     """
 
     feed: Feed
@@ -34,6 +35,7 @@ class Heard(NamedTuple):
     rewards: F64
     late: bool = False
     part: int = 0
+    again: bool = False
 
 
 #: Which candidates of a feed its viewer has not seen yet, shape (n,).
@@ -93,7 +95,7 @@ class Popularity:
         return best
 
     def hear(self, heard: Heard, *, now: float) -> None:
-        if not heard.late:
+        if not heard.late and not heard.again:
             np.add.at(self._shown, heard.items, 1.0)
             np.add.at(self._earned, heard.items, heard.rewards)
             self._all_shown += len(heard.items)
@@ -133,6 +135,29 @@ class Oracle:
 
     def hear(self, heard: Heard, *, now: float) -> None:
         """Learns nothing: it knows."""
+
+
+class NothingTwice:
+    """A policy that is offered only what the viewer has not seen, as long as that fills the slots.
+
+    For peers that have no such rule of their own: their callers would do the same.
+    """
+
+    def __init__(self, policy: Policy, unseen: Unseen) -> None:
+        self.name = policy.name
+        self._policy, self._unseen = policy, unseen
+        self._open: dict[int, Feed] = {}
+
+    def rank(self, feed: Feed, n_slots: int) -> I64:
+        left = np.flatnonzero(self._unseen(feed))
+        if len(left) < n_slots:
+            left = np.arange(len(feed.candidates))
+        self._open[feed.number] = feed._replace(candidates=feed.candidates[left])
+        places: I64 = left[self._policy.rank(self._open[feed.number], n_slots)]
+        return places
+
+    def hear(self, heard: Heard, *, now: float) -> None:
+        self._policy.hear(heard._replace(feed=self._open[heard.feed.number]), now=now)
 
 
 def mean_rewards(world: World, truth: Truth, number: int, at: float) -> F64:

@@ -11,11 +11,15 @@ import numpy.typing as npt
 
 from replay.demo.report import Estimate, blocks, sparkline
 from replay.simulate.kernels import I64
-from replay.simulate.play import Played
+from replay.simulate.play import AGES, Played
 from replay.simulate.world import Scenario
 
 #: Feeds of a viewer who is met during the run, by how many they had before: from, to (not included).
 EARLY: Final = ((0, 1), (1, 2), (2, 3), (3, 5), (5, 10), (10, 20), (20, 40))
+
+
+#: New are items of the first so many ages.
+NEW: Final = 3
 
 
 def gini(shown: I64) -> float:
@@ -68,12 +72,43 @@ def summary(played: Played, scenario: Scenario, new: npt.NDArray[np.bool_]) -> d
         "tags_per_feed": float(played.tags.mean()),
         "alike_pairs": float(played.likeness.mean()),
         "seen_before": float(played.again.sum() / slots),
-        "new_items_shown": float(played.new_shown.sum() / slots),
-        "new_items_offered": float(played.new_offered.mean()),
+        "new_items_shown": float(played.age_shown[:NEW].sum() / slots),
+        "new_items_offered": float(played.age_offered[:NEW].sum() / played.age_offered.sum()),
+        "items_by_age": _by_age(played),
         "exposure_gini": gini(played.shown),
         "exposure_top_hundredth": _top_share(played.shown),
         "new_viewers_value": {name: value for name, value, _ in early_feeds(played, new)},
     }
+
+
+def _by_age(played: Played) -> list[dict[str, Any]]:
+    """Of items by their age: how much of the slots and of the candidates they were, and what a slot earned."""
+    names = [f"younger than {100 * age:g} % of the run" for age in AGES[:-1]] + ["older", "there before"]
+    return [
+        {"age": name, "shown": int(shown), "offered": int(offered), "reward_per_slot": float(reward / max(1, shown))}
+        for name, shown, offered, reward in zip(
+            names, played.age_shown, played.age_offered, played.age_reward, strict=True
+        )
+    ]
+
+
+def recovery(played: Played, random: Played, drift: float) -> dict[str, float]:
+    """What a policy gains over showing anything: before tastes changed all at once, just after, and later.
+
+    :param random: the play of `Uniform` on the same requests
+    :param drift: the share of the run after which they changed
+    :returns: ``before``: over the tenth of the run before; ``after``: the hundredth after; ``later``: from 5 to 10 %
+        of the run after; and ``recovered``, later over before
+    """
+    gain = played.value - random.value
+    n = len(gain)
+
+    def mean(first: float, end: float) -> float:
+        part = gain[round(max(first, 0.0) * n) : max(round(end * n), round(first * n) + 1)]
+        return float(part.mean()) if len(part) else float("nan")
+
+    before, later = mean(drift - 0.1, drift), mean(drift + 0.05, drift + 0.1)
+    return {"before": before, "after": mean(drift, drift + 0.01), "later": later, "recovered": later / before}
 
 
 def _top_share(shown: I64) -> float:
@@ -86,6 +121,11 @@ def as_document(
 ) -> dict[str, Any]:
     """Everything told, ready for JSON."""
     policies = [{**summary(played, scenario, new), "seconds": took_s[played.name]} for played in plays]
+    random = next((played for played in plays if played.name == "uniform"), None)
+    if scenario.drift is not None and random is not None:
+        for told, played in zip(policies, plays, strict=True):
+            if played is not random:
+                told["drift"] = recovery(played, random, scenario.drift)
     return {"scenario": asdict(scenario), "policies": policies}
 
 
@@ -121,6 +161,16 @@ def describe(plays: Sequence[Played], scenario: Scenario, new: npt.NDArray[np.bo
             f"{100 * each['new_items_shown']:5.1f} % ({100 * each['new_items_offered']:.1f}) "
             f"{each['exposure_gini']:8.2f} {100 * each['exposure_top_hundredth']:9.1f} %"
         )
+    random = next((played for played in plays if played.name == "uniform"), None)
+    if scenario.drift is not None and random is not None:
+        lines += ["", "Gain over uniform:   before the change   just after   5 to 10 % of the run later   recovered"]
+        for played in plays:
+            if played is not random:
+                found = recovery(played, random, scenario.drift)
+                lines.append(
+                    f"{played.name:<20} {found['before']:+18.3f} {found['after']:+12.3f} {found['later']:+28.3f} "
+                    f"{100 * found['recovered']:9.0f} %"
+                )
     lines += ["", "True value of the first feeds of viewers who are met during the run:", ""]
     names = [name for name, _, n in early_feeds(plays[0], new) if n]
     lines.append(f"{'feed':<15} " + " ".join(f"{name:>9}" for name in names))

@@ -25,7 +25,7 @@ from replay.simulate.policies import Heard
 from replay.simulate.world import BEGINS, Feed, World, hour_of
 
 #: The trainer sees time pass once in so many requests, and publishes at most then: to publish takes as long as
-#: several requests.
+#: several requests, which are some seconds apart, of different viewers.
 PUBLISH_EVERY: Final = 10
 #: Over HTTP the player waits until all it has told is learned, after so many requests.
 MOST_AHEAD: Final = 20
@@ -104,14 +104,22 @@ class InProcess:
     :param directory: the data directory; must exist and be empty
     :param config: parts of the config that are to be others than the shipped ones
     :param vw: the learner's arguments; None for the shipped ones
+    :param publish_every: requests between two published models
     :raises InvalidConfig: the config cannot be in force
     """
 
     name = "feed-bandit"
 
     def __init__(
-        self, world: World, directory: Path, *, config: dict[str, Any] | None = None, vw: str | None = None
+        self,
+        world: World,
+        directory: Path,
+        *,
+        config: dict[str, Any] | None = None,
+        vw: str | None = None,
+        publish_every: int = PUBLISH_EVERY,
     ) -> None:
+        self._publish_every = publish_every
         seed = world.scenario.seed
         # Every draw follows from the event id and this: a seed for both, and all comes out as it did before.
         secret = hashlib.blake2b(b"simulated %d" % seed, digest_size=32).hexdigest()
@@ -157,7 +165,7 @@ class InProcess:
 
     def rank(self, feed: Feed, n_slots: int) -> I64:
         self._clock.reach(feed.at)
-        if feed.number % PUBLISH_EVERY == 0:
+        if feed.number % self._publish_every == 0:
             self._pace.reach(feed.at)
         while self._trainer.step():
             pass

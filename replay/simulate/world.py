@@ -218,8 +218,8 @@ class World:
         self._hidden = rng.standard_normal((n, N_HIDDEN))
         log_length = np.log(self.catalogue.length_s)
         self._longer = (log_length - log_length.mean()) / log_length.std()
-        new = np.sort(rng.random(n - round(n * (1 - self.scenario.new_items))))
-        #: When each item came, as a share of the run; those that were there before have 0.
+        new = np.sort(np.ceil(100 * rng.random(n - round(n * (1 - self.scenario.new_items)))) / 100)
+        # When each item came, as a share of the run, in hundredths; those that were there before have 0.
         self._came = np.concatenate([np.zeros(n - len(new)), new])
 
     def _make_viewers(self, rng: np.random.Generator) -> None:

@@ -14,8 +14,8 @@ from replay.simulate import facts, viewing
 from replay.simulate.catalogue import make_catalogue
 from replay.simulate.kernels import Choices, Effects, slate_logits
 from replay.simulate.play import Played, Table, Visited, play, policies_of
-from replay.simulate.policies import Heard
-from replay.simulate.report import describe, gini, summary
+from replay.simulate.policies import Heard, NothingTwice
+from replay.simulate.report import describe, gini, recovery, summary
 from replay.simulate.truth import Truth, reward_of
 from replay.simulate.world import BEGINS, DAY_S, History, Scenario, World, hour_of
 
@@ -291,3 +291,37 @@ def test_a_report_says_it_all() -> None:
 def test_what_cannot_be_played_is_refused(changes: dict[str, object], told: str) -> None:
     with pytest.raises(BadQuestion, match=told):
         world_of(**changes)
+
+
+def test_lists_of_vw_itself_play_the_same_twice() -> None:
+    scenario = Scenario(feeds=250, viewers=4, items=30, candidates=20, slots=3, new_items=0)
+    world = World(scenario)
+    table = Table(world, truth_of(world))
+    once = play(table, policies_of(table)["ccb"](), window_s=WINDOW_S)
+    assert once.value.shape == (250,)
+    assert (once.value <= once.best + 1e-9).all()
+    again = play(Table(world, truth_of(world)), policies_of(Table(world, truth_of(world)))["ccb"](), window_s=WINDOW_S)
+    assert (once.reward == again.reward).all()
+
+
+def test_peers_without_a_rule_of_their_own_are_offered_nothing_twice() -> None:
+    table = Table(world_of(), truth_of(world_of()))
+    listener = _Listener()
+    once = play(table, NothingTwice(listener, table.unseen), window_s=WINDOW_S)
+    assert once.again[:100].sum() == 0
+    assert all(len(heard.feed.candidates) <= 50 for _, heard in listener.heard)
+    for _, heard in listener.heard[:50]:
+        assert (heard.feed.candidates[: len(heard.items)] == heard.items).all()
+
+
+def test_recovery_is_told_beside_showing_anything() -> None:
+    world = world_of(drift=0.5)
+    random, best = played(world, "uniform"), played(world, "oracle")
+    found = recovery(best, random, 0.5)
+    # The oracle knows of the change at once.
+    assert found["recovered"] == pytest.approx(found["later"] / found["before"])
+    assert min(found["before"], found["after"], found["later"]) > 0
+    assert recovery(random, random, 0.5)["before"] == 0.0
+    assert "Gain over uniform" in describe([best, random], world.scenario, world.is_new)
+    assert best.age_shown.sum() == best.shown.sum() == 400 * 5
+    assert random.age_offered.sum() == 400 * 50
