@@ -98,7 +98,7 @@ def recovery(played: Played, random: Played, drift: float) -> dict[str, float]:
     :param random: the play of `Uniform` on the same requests
     :param drift: the share of the run after which they changed
     :returns: ``before``: over the tenth of the run before; ``after``: the hundredth after; ``later``: from 5 to 10 %
-        of the run after; and ``recovered``, later over before
+        of the run after; and ``recovered``, later over before (NaN if nothing was gained before)
     """
     gain = played.value - random.value
     n = len(gain)
@@ -108,7 +108,8 @@ def recovery(played: Played, random: Played, drift: float) -> dict[str, float]:
         return float(part.mean()) if len(part) else float("nan")
 
     before, later = mean(drift - 0.1, drift), mean(drift + 0.05, drift + 0.1)
-    return {"before": before, "after": mean(drift, drift + 0.01), "later": later, "recovered": later / before}
+    recovered = later / before if before else float("nan")
+    return {"before": before, "after": mean(drift, drift + 0.01), "later": later, "recovered": recovered}
 
 
 def _top_share(shown: I64) -> float:
