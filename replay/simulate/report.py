@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,24 +92,35 @@ def _by_age(played: Played) -> list[dict[str, Any]]:
     ]
 
 
-def recovery(played: Played, random: Played, drift: float) -> dict[str, float]:
-    """What a policy gains over showing anything: before tastes changed all at once, just after, and later.
+class Recovery(NamedTuple):
+    """What a policy gains over showing anything, around the moment when all tastes change at once.
+
+    :ivar before: over the tenth of the run before it; ``after``: over the hundredth after it
+    :ivar later: from 5 to 10 % of the run after it
+    :ivar recovered: later over before; None if nothing was gained before
+    """
+
+    before: float
+    after: float
+    later: float
+    recovered: float | None
+
+
+def recovery(played: Played, random: Played, drift: float) -> Recovery:
+    """How soon a policy is back where it was.
 
     :param random: the play of `Uniform` on the same requests
-    :param drift: the share of the run after which they changed
-    :returns: ``before``: over the tenth of the run before; ``after``: the hundredth after; ``later``: from 5 to 10 %
-        of the run after; and ``recovered``, later over before (NaN if nothing was gained before)
+    :param drift: the share of the run after which tastes changed, at most .9
     """
     gain = played.value - random.value
     n = len(gain)
 
     def mean(first: float, end: float) -> float:
         part = gain[round(max(first, 0.0) * n) : max(round(end * n), round(first * n) + 1)]
-        return float(part.mean()) if len(part) else float("nan")
+        return float(part.mean())
 
     before, later = mean(drift - 0.1, drift), mean(drift + 0.05, drift + 0.1)
-    recovered = later / before if before else float("nan")
-    return {"before": before, "after": mean(drift, drift + 0.01), "later": later, "recovered": recovered}
+    return Recovery(before, mean(drift, drift + 0.01), later, later / before if before else None)
 
 
 def _top_share(shown: I64) -> float:
@@ -126,7 +137,7 @@ def as_document(
     if scenario.drift is not None and random is not None:
         for told, played in zip(policies, plays, strict=True):
             if played is not random:
-                told["drift"] = recovery(played, random, scenario.drift)
+                told["drift"] = recovery(played, random, scenario.drift)._asdict()
     return {"scenario": asdict(scenario), "policies": policies}
 
 
@@ -168,9 +179,9 @@ def describe(plays: Sequence[Played], scenario: Scenario, new: npt.NDArray[np.bo
         for played in plays:
             if played is not random:
                 found = recovery(played, random, scenario.drift)
+                share = "" if found.recovered is None else f"{100 * found.recovered:.0f} %"
                 lines.append(
-                    f"{played.name:<20} {found['before']:+18.3f} {found['after']:+12.3f} {found['later']:+28.3f} "
-                    f"{100 * found['recovered']:9.0f} %"
+                    f"{played.name:<20} {found.before:+18.3f} {found.after:+12.3f} {found.later:+28.3f} {share:>11}"
                 )
     lines += ["", "True value of the first feeds of viewers who are met during the run:", ""]
     names = [name for name, _, n in early_feeds(plays[0], new) if n]

@@ -102,8 +102,8 @@ class Scenario:
             )
             if not low <= getattr(self, name) <= high
         ]  # fmt: skip
-        if self.drift is not None and not 0 < self.drift < 1:
-            faults.append(f"--drift is {self.drift}; it is a share of the run, between 0 and 1")
+        if self.drift is not None and not 0 < self.drift <= 0.9:
+            faults.append(f"--drift is {self.drift}; it is a share of the run, above 0 and at most 0.9")
         if not faults and self.slots > self.candidates:
             faults.append(f"{self.slots} slots cannot be filled from {self.candidates} candidates")
         old = round(self.items * (1 - self.new_items)) if not faults else 0

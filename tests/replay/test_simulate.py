@@ -318,9 +318,9 @@ def test_recovery_is_told_beside_showing_anything() -> None:
     random, best = played(world, "uniform"), played(world, "oracle")
     found = recovery(best, random, 0.5)
     # The oracle knows of the change at once.
-    assert found["recovered"] == pytest.approx(found["later"] / found["before"])
-    assert min(found["before"], found["after"], found["later"]) > 0
-    assert recovery(random, random, 0.5)["before"] == 0.0
+    assert found.recovered == pytest.approx(found.later / found.before)
+    assert min(found.before, found.after, found.later) > 0
+    assert recovery(random, random, 0.5) == (0.0, 0.0, 0.0, None)
     assert "Gain over uniform" in describe([best, random], world.scenario, world.is_new)
     assert best.age_shown.sum() == best.shown.sum() == 400 * 5
     assert random.age_offered.sum() == 400 * 50
