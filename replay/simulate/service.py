@@ -14,7 +14,7 @@ import numpy as np
 from bandit import records
 from bandit.config import Config, Settings
 from bandit.errors import InvalidConfig
-from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, RankRequest, User
+from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, RankRequest, User, UserRequest
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.trainer import Trainer
@@ -57,15 +57,21 @@ class Words:
         """The id of a request."""
         return f"{self._event}-{feed.number}"
 
+    def viewer(self, feed: Feed) -> str:
+        """The id of the viewer of a request."""
+        return f"viewer-{feed.viewer}"
+
+    def picked(self, feed: Feed) -> UserRequest | None:
+        """What the viewer picked at sign-up, if they do and this is their first request."""
+        told = feed.nth == 0 and self._world.is_told[feed.viewer]
+        return UserRequest(self._world.interests(feed.viewer)) if told else None
+
     def request(self, feed: Feed, n_slots: int) -> RankRequest:
         """A request for a ranking."""
-        user = User(f"viewer-{feed.viewer}")
-        if self._world.is_told[feed.viewer]:
-            user.features = {"interests": self._world.interests(feed.viewer)}
         return RankRequest(
             candidates=[self._ids[item] for item in feed.candidates.tolist()],
             event_id=self.event_id(feed),
-            user=user,
+            user=User(self.viewer(feed)),
             context={"daypart": _DAYPARTS[hour_of(feed.at) // 6]},
             slots=n_slots,
         )
@@ -173,6 +179,9 @@ class InProcess:
         new = self._words.new_items(feed)
         if new:
             self.service.put_items(ItemsRequest(new))
+        picked = self._words.picked(feed)
+        if picked is not None:
+            self.service.put_user(self._words.viewer(feed), picked)
         reply = self.service.rank(self._words.request(feed, n_slots))
         self.fallbacks += reply.fallback is not None
         return self._words.places(feed, [slot.id for slot in reply.ranking])
@@ -209,6 +218,9 @@ class OverHttp:
         new = self._words.new_items(feed)
         for start in range(0, len(new), ITEMS_A_CALL):
             self._client.call("PUT", "/v1/items", _plain(ItemsRequest(new[start : start + ITEMS_A_CALL])))
+        picked = self._words.picked(feed)
+        if picked is not None:
+            self._client.call("PUT", f"/v1/users/{self._words.viewer(feed)}", _plain(picked))
         reply, _ = self._client.call("POST", "/v1/rank", _plain(self._words.request(feed, n_slots)))
         self.fallbacks += reply["fallback"] is not None
         if reply["unknown"]:
