@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bandit import model_command
+from bandit import model_command, retrain_command
 from bandit.config import SETTINGS, read_settings
 from bandit.errors import BanditError
 from bandit.store.directory import make_directory
@@ -17,15 +17,18 @@ from bandit.supervisor import serve
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 stopped as asked, 2 could not start (the reason is on stderr).
 
-    With ``models`` as the first word it is `bandit.model_command` instead.
+    With ``models`` or ``retrain`` as the first word it is `bandit.model_command` or `bandit.retrain_command` instead.
     """
     if arguments and arguments[0] == model_command.NAME:
         return model_command.main(arguments[1:])
+    if arguments and arguments[0] == retrain_command.NAME:
+        return retrain_command.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="server.py",
         description="Rank candidate short videos with a contextual bandit that learns online.",
         epilog="Each setting can also come from the environment, as FEED_BANDIT_NAME. "
-        "`server.py models --help`: which model serves, roll back, release.",
+        "`server.py models --help`: which model serves, roll back, release. "
+        "`server.py retrain --help`: a fresh model of what the log still holds.",
     )
     for setting in SETTINGS:
         parser.add_argument(

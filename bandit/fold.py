@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -238,6 +238,18 @@ class Fold:
         firsts += self._early.values()
         firsts += [next(iter(kept)) for kept in self._pending.values()]
         return min(firsts)
+
+    def forget(self, users: Collection[str], before: int) -> int:
+        """Viewers were erased: their open decisions from before a position are gone; how many those were.
+
+        Called when every record up to one that is not earlier was folded, so that the fold stands as it would
+        without the records of these viewers.
+        """
+        gone = [one for one in self._open.values() if one.user in users and one.pos < before]
+        for decision in gone:
+            del self._open[decision.event_id]
+            self._early.pop(decision.event_id, None)
+        return len(gone)
 
     # ------------------------------------------------------------ folding
 

@@ -247,6 +247,26 @@ class UserReply(Struct):
     recently_shown: int
 
 
+class ErasureReply(Struct):
+    """How far the erasure of a viewer is: what was found of them, and what remains.
+
+    `status`: `erased` (nothing was known of them, or nothing is any more), or `erasing`: ask again. `at` is the log
+    time at which it was asked for, and `position` that record's, which holds a keyed hash of the id; null where nothing
+    was known. Counts are of deleted records; `profile` is whether there was one.
+    """
+
+    status: Literal["erased", "erasing"]
+    position: int | None
+    at: float | None
+    decisions: int
+    feedback: int
+    activations: int
+    sign_ups: int
+    outcomes: int
+    profile: bool
+    remains: list[str]
+
+
 class Item(Struct, forbid_unknown_fields=True):
     """A video of the catalogue."""
 
@@ -681,10 +701,40 @@ class UserRecord(Struct):
     interests: list[str] = []
 
 
-class Base(Struct):
-    """Where a fold begins: a fresh model with these VW arguments."""
+class Base(Struct, omit_defaults=True):
+    """Where a fold begins: a model with these VW arguments, the first one fresh, later ones as they are at a position.
+
+    Records before ``reads_from`` may be missing from then on; those of ``erased`` viewers are.
+
+    :param cause: ``begin``, ``erasure``, ``retention`` or ``retrain``
+    :param position: what the model and the statistics hold: the log up to here, as it was
+    :param reads_from: the earliest record needed to know what was open at ``position``
+    :param model: digest of the model as VW saved it; None: a fresh one
+    :param statistics: digest of the file with the statistics; None: nothing was counted yet
+    :param epoch: position of the last epoch, which these statistics are
+    :param epoch_digest: of that epoch, to which the next one is chained
+    :param erased: positions of the erasures that this base carries out
+    """
 
     arguments: str
+    cause: str = "begin"
+    position: int = 0
+    reads_from: int = 1
+    model: str | None = None
+    learned: int = 0
+    statistics: str | None = None
+    epoch: int = 0
+    epoch_digest: str = ""
+    erased: list[int] = []
+
+
+class Erase(Struct):
+    """A viewer is to be erased; the trainer does it.
+
+    :param who: keyed hash of their id, `bandit.privacy.who_of`: whoever lacks the secret cannot tell whose it is
+    """
+
+    who: str
 
 
 def decode(data: bytes, type_: type[Any], *, what: str = "request body") -> Any:

@@ -16,6 +16,7 @@ from bandit.experiments import ArmSums, Experiment, apprenticeship, mean_of
 from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
 from bandit.item_table import parse_features
+from bandit.privacy import names_of, who_of
 from bandit.ranker import Ranker
 from bandit.records import (
     ActivateReply,
@@ -23,6 +24,7 @@ from bandit.records import (
     ApprenticeReply,
     ArmReply,
     Decision,
+    ErasureReply,
     EventReply,
     ExperimentReply,
     Feedback,
@@ -45,6 +47,7 @@ from bandit.signals import LENGTH
 from bandit.store.arms import ArmCounts, counts_by_arm, watched_slots
 from bandit.store.configs import append_config
 from bandit.store.data import DataDirectory
+from bandit.store.erasures import ask_erasure, erasure_at
 from bandit.store.events import (
     append_activation,
     append_feedback,
@@ -67,6 +70,16 @@ ITEMS_A_TRANSACTION = 500
 UNPROVEN = 1_000
 # It writes its state every ten seconds even when idle.
 TRAINER_SILENT_S = 30.0
+# Who asks for an erasure hears of its end if it comes so soon.
+ERASE_WAIT_S = 2.0
+ERASE_LOOK_S = 0.05
+#: What an erasure leaves, and why.
+REMAINS = (
+    "weights: what models learned from this viewer is part of their weights, until `python server.py retrain` learns "
+    "a fresh model from what remains in the log",
+    "tallies: items, creators and tags are counted over all viewers, and these sums stay",
+    "the record of this erasure, which holds a keyed hash of the id",
+)
 
 
 class Service:
@@ -267,6 +280,37 @@ class Service:
         if found is None:
             raise UnknownUser(f"nothing is known of the user {user!r}: no ranking and no sign-up named them", id=user)
         return found
+
+    # ------------------------------------------------------------ erasing a viewer
+
+    def erase(self, user: str, *, wait_s: float = ERASE_WAIT_S) -> ErasureReply:
+        """Have everything deleted that is known of a viewer up to now; the trainer does it.
+
+        :param user: their id, or the pseudonym that stands in the log
+        :param wait_s: how long to wait for it; it goes on whether or not somebody waits
+        :raises LogUnavailable: nothing was asked for
+        """
+        secret = self.data.secret
+        names, who = names_of(user, secret), who_of(user, secret)
+        found = self._log.append(lambda txn: ask_erasure(txn, names, who))
+        if found is None:
+            return ErasureReply("erased", None, None, 0, 0, 0, 0, 0, False, [])
+        until = time.monotonic() + wait_s
+        while found.state != "done" and time.monotonic() < until:
+            time.sleep(ERASE_LOOK_S)
+            found = erasure_at(self._log, found.erase_pos)
+        return ErasureReply(
+            status="erased" if found.state == "done" else "erasing",
+            position=found.erase_pos,
+            at=found.asked_at,
+            decisions=found.decisions,
+            feedback=found.feedback,
+            activations=found.activations,
+            sign_ups=found.sign_ups,
+            outcomes=found.outcomes,
+            profile=found.profile,
+            remains=list(REMAINS),
+        )
 
     # ------------------------------------------------------------ config and model
 

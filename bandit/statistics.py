@@ -99,7 +99,7 @@ class Statistics:
         return viewer
 
     def forget(self, user: str) -> None:
-        """The viewer was erased."""
+        """The viewer was erased: nothing is known of them, and nothing is to be stored."""
         self._viewers.pop(user, None)
         self.changed_viewers.discard(user)
 

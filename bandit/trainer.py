@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from bandit.config import Settings
 from bandit.errors import CorruptModel, DataDirectoryInUse, LogUnavailable
 from bandit.fold import Lesson
 from bandit.guard import Fault
+from bandit.housekeeping import Housekeeper
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
 from bandit.probe import Gate
 from bandit.scorer import weights_from_model
 from bandit.statistics import Statistics
+from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
+from bandit.store.erasures import Erasure
 from bandit.store.items import versions
 from bandit.store.log import LogRow, Txn
 from bandit.store.models import (
@@ -44,6 +47,8 @@ STATE_EVERY_S = 1.0
 CHECKPOINT_EVERY_S = 2.0
 # Without anything learned, a publish still moves the point from which a restart has to read.
 IDLE_PUBLISH_S = 60.0
+# Erasures that are asked for at about the same time share a base.
+ERASE_EVERY_S = 0.5
 
 
 class HalfLearned(RuntimeError):
@@ -71,7 +76,10 @@ class Trainer:
         # What the newest publish says of where to read from; 0 until there is one that can be served.
         self._published_from = 0
         self._last_state = self._last_tick = self._last_checkpoint = self._last_look = clock()
-        self._last_publish = self._last_epoch = float("-inf")
+        self._last_publish = self._last_epoch = self._last_erasure = float("-inf")
+        self._keeper = Housekeeper(data)
+        # What was begun goes on before anything is read: a base says how the log looks without it.
+        self._keeper.go_on()
         self._epoch = newest_epoch(self._log)
         self._statistics = Statistics(
             lambda numbers: versions(self._log, numbers), self._stored_viewer, all_tallies(self._log)
@@ -95,7 +103,11 @@ class Trainer:
         # A trainer that was killed while it saved left its file here.
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(exist_ok=True)
+        begins = bases(self._log)[-1].base
         for place, model in enumerate(newest_models(self._log, limit=1_000)):
+            if model.position < begins.position:
+                # What it would have to read again may not be there.
+                break
             try:
                 read = self._data.models.read(model.digest)
                 learner = Learner(self._data.args, read, scratch=scratch)
@@ -107,6 +119,12 @@ class Trainer:
                 self._remember_hold(model)
             self._gate.passed(weights_from_model(read, self._data.args), model.learned)
             return learner, self._begin(learner, model.position, model.reads_from)
+        if begins.model is not None:
+            raise CorruptModel(
+                f"no model from position {begins.position} on can be read ({self._problem}), and the log begins there: "
+                "restore the models folder, or learn what the log still holds anew: python server.py retrain",
+                digest=begins.model,
+            )
         learner = Learner(self._data.args, scratch=scratch)
         return learner, self._begin(learner, 0, 1)
 
@@ -133,6 +151,7 @@ class Trainer:
         for row in rows:
             self._learn_from(row)
             self._publish_if_due()
+        self._erase_if_asked()
         now = self._clock()
         self._publish_if_due()
         if self._passed(self._last_state, STATE_EVERY_S):
@@ -147,6 +166,7 @@ class Trainer:
     def _learn_from(self, row: LogRow) -> None:
         before = self._learner.n_learned
         self._accepted = self._accepted or row.kind == "release"
+        self._keeper.asked = self._keeper.asked or row.kind == "erase"
         try:
             lessons = self._course.take(row)
         except LogUnavailable as error:
@@ -255,6 +275,42 @@ class Trainer:
         self._last_state = self._clock()
         if cannot_delete:
             self._problem = f"old models cannot be deleted ({cannot_delete[0]}), and fill the disk"
+
+    # ------------------------------------------------------------ bases
+
+    def _erase_if_asked(self) -> None:
+        if not (self._keeper.asked and self._passed(self._last_erasure, ERASE_EVERY_S)):
+            return
+        self._last_erasure = self._clock()
+        waiting = self._keeper.waiting(self.position)
+        if waiting and not self._rebase("erasure", waiting):
+            return
+        self._problem = self._keeper.go_on() or self._problem
+        self._keeper.asked = self._keeper.unfinished()
+
+    def _rebase(self, cause: str, erasures: Sequence[Erasure] = ()) -> bool:
+        """Publish, and write a base there; False if that could not be, and the problem is told."""
+        self._publish()
+        if not self._is_published():
+            # What was learned is held: then what serves is published again, as of this position.
+            self._publish()
+        newest = next(iter(newest_models(self._log)), None)
+        if newest is None or not self._is_published():
+            return False
+        try:
+            self._keeper.write_base(cause, newest, self._epoch, erasures)
+        except OSError as error:
+            self._problem = f"a base cannot be written ({error}); it is tried again"
+            return False
+        for one in erasures:
+            self._course.fold.forget(one.names, one.erase_pos)
+            for name in one.names:
+                self._statistics.forget(name)
+        return True
+
+    def _is_published(self) -> bool:
+        newest = next(iter(newest_models(self._log)), None)
+        return newest is not None and newest.position == self.position and not self._learned_since
 
     # ------------------------------------------------------------ holding
 

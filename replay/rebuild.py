@@ -22,12 +22,12 @@ from bandit import records
 from bandit.errors import BanditError, LogUnavailable
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
-from bandit.model_args import ModelArgs
 from bandit.statistics import Statistics
 from bandit.store.items import versions
 from bandit.store.models import digest_of
 from bandit.store.reading import ReadOnlyLog
-from bandit.store.statistics import NO_EPOCH, LoggedEpoch, last_logged_epoch, logged_epochs
+from bandit.store.statistics import LoggedEpoch, last_logged_epoch, logged_epochs
+from replay.beginning import Beginning, beginning
 from replay.progress import Progress
 from replay.spill import Spill
 
@@ -77,20 +77,25 @@ class EpochMismatch(Struct):
 class Rebuilt(Struct):
     """What became of a rebuild.
 
-    :param records: how many were folded: up to the last published position
+    :param base: position that the base holds, from which was built; 0: from the log's beginning
+    :param records: how many were folded after it: up to the last published position
     :param learned: slots taught on the way
     :param newest: digest of the newest published model; None if none was published
+    :param before: models that were published before the base, which cannot be built again: what they were built from
+        was erased, or is too old to be kept
     :param epochs: of statistics of items and viewers
     :param epoch_mismatch: the first; what comes after it is not matched either, as their digests are chained
     """
 
     data: str
     arguments: str
+    base: int
     records: int
     learned: int
     published: int
     matched: int
     newest: str | None
+    before: int
     mismatch: Mismatch | None
     epochs: int
     epochs_matched: int
@@ -118,26 +123,34 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
     log = ReadOnlyLog(data)
     kept = Spill()
     try:
-        args = _arguments(log, data)
+        begin = _begin(log, data)
         end = log.last_position()
-        published = [model for model in _published(log) if model.published_pos <= end]
-        with tempfile.TemporaryDirectory(prefix="rebuild-") as scratch, Learner(args, scratch=Path(scratch)) as learner:
-            statistics = Statistics(lambda numbers: versions(log, numbers), kept.get, keep=kept.put)
-            course = Course(log, learner, statistics=statistics)
-            models, epochs = _Models(learner), _Epochs(statistics)
-            for due in _passed(log, course, published, end, progress):
+        every = [model for model in _published(log) if model.published_pos <= end]
+        published = [model for model in every if model.published_pos > begin.base_pos]
+        with tempfile.TemporaryDirectory(prefix="rebuild-") as scratch, begin.learner(Path(scratch)) as learner:
+            statistics = Statistics(
+                lambda numbers: versions(log, numbers),
+                lambda user: kept.get(user) or begin.statistics.body(user),
+                begin.statistics.tallies,
+                keep=kept.put,
+            )
+            course = begin.course(log, learner, statistics)
+            models, epochs = _Models(learner), _Epochs(statistics, begin.base.epoch_digest)
+            for due in _passed(log, course, published, begin.base_pos, end, progress):
                 if isinstance(due, Published):
                     models.compare(due)
                 else:
                     epochs.compare(due)
             return Rebuilt(
                 data=str(data),
-                arguments=args.text,
-                records=course.position,
-                learned=learner.n_learned,
+                arguments=begin.base.arguments,
+                base=begin.base.position,
+                records=course.position - begin.base.position,
+                learned=learner.n_learned - begin.base.learned,
                 published=len(published),
                 matched=models.matched,
-                newest=max(published).digest if published else None,
+                newest=max(every).digest if every else None,
+                before=len(every) - len(published),
                 mismatch=models.mismatch,
                 epochs=epochs.n,
                 epochs_matched=epochs.matched,
@@ -177,9 +190,9 @@ class _Models:
 class _Epochs:
     """Compares epochs with what statistics have become, link by link."""
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, statistics: Statistics, digest: str) -> None:
         self._statistics = statistics
-        self._digest = NO_EPOCH.digest
+        self._digest = digest
         self.n = self.matched = 0
         self.mismatch: EpochMismatch | None = None
 
@@ -195,20 +208,15 @@ class _Epochs:
             )
 
 
-def _arguments(log: ReadOnlyLog, data: Path) -> ModelArgs:
-    """VW arguments of the base."""
+def _begin(log: ReadOnlyLog, data: Path) -> Beginning:
     try:
-        bases = log.read_kinds(["base"])
+        return beginning(log, data)
     except LogUnavailable as error:
         if "no such table" in error.message or "not a database" in error.message:
             raise NotALog(f"{data / 'log.db'} is no log of this service ({error.message})") from None
+        if "no base" in error.message:
+            raise NotALog(f"{data}: {error.message}") from None
         raise
-    if len(bases) != 1:
-        raise NotALog(
-            f"the log in {data} has {len(bases)} bases; this release builds from exactly one, with which a log begins"
-        )
-    base: records.Base = records.decode(bases[0].payload, records.Base, what="the log's base")
-    return ModelArgs.parse(base.arguments)
 
 
 def _published(log: ReadOnlyLog) -> list[Published]:
@@ -224,6 +232,7 @@ def _passed(
     log: ReadOnlyLog,
     course: Course,
     published: Sequence[Published],
+    after: int,
     end: int,
     progress: Callable[[int, int], None],
 ) -> Iterator[Published | LoggedEpoch]:
@@ -231,7 +240,7 @@ def _passed(
     newest = last_logged_epoch(log, end=end)
     last = max((one.position for one in (*published, newest) if one is not None), default=0)
     due: Iterator[Published | LoggedEpoch] = heapq.merge(
-        published, logged_epochs(log, end=end), key=lambda one: one.position
+        published, logged_epochs(log, after=after, end=end), key=lambda one: one.position
     )
     for one in due:
         while course.position < one.position:
@@ -286,6 +295,8 @@ def _report(result: Rebuilt) -> str:
         f"matched    {result.matched:,}, byte for byte",
         f"statistics {result.epochs:,} epochs, {result.epochs_matched:,} matched",
     ]
+    if result.base:
+        lines.insert(2, f"base       at position {result.base:,}; {result.before:,} models were published before it")
     wrong = result.mismatch
     if wrong is not None:
         lines += [

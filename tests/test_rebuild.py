@@ -269,12 +269,9 @@ def test_arguments_that_this_release_does_not_take_are_named(
     assert "boosting" in capsys.readouterr().err
 
 
-def test_a_log_with_no_base_or_two_is_refused_rather_than_guessed_at(at_rest: Path) -> None:
-    alter(at_rest, "INSERT INTO log (ts, kind, payload) SELECT ts, kind, payload FROM log WHERE kind = 'base'")
-    with pytest.raises(NotALog, match="2 bases"):
-        rebuild(at_rest)
+def test_a_log_without_a_base_is_refused_rather_than_guessed_at(at_rest: Path) -> None:
     alter(at_rest, "DELETE FROM log WHERE kind = 'base'")
-    with pytest.raises(NotALog, match="0 bases"):
+    with pytest.raises(NotALog, match="no base"):
         rebuild(at_rest)
 
 

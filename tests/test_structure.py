@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.model_args",
                 "bandit.offered",
                 "bandit.presets",
+                "bandit.privacy",
                 "bandit.profiles",
                 "bandit.reward",
                 "bandit.rules",
@@ -48,6 +49,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             {
                 "bandit.candidates",
                 "bandit.explain",
+                "bandit.housekeeping",
                 "bandit.item_table",
                 "bandit.knowledge",
                 "bandit.learner",
@@ -60,11 +62,16 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             }
         ),
     ),
-    ("loops", frozenset({"bandit.ranker", "bandit.trainer"})),
+    ("loops", frozenset({"bandit.ranker", "bandit.retraining", "bandit.trainer"})),
     ("service", frozenset({"bandit.service"})),
     ("replay", frozenset({"replay"})),
     ("web", frozenset({"bandit.web"})),
-    ("processes", frozenset({"bandit.cli", "bandit.model_command", "bandit.supervisor", "bandit.worker"})),
+    (
+        "processes",
+        frozenset(
+            {"bandit.cli", "bandit.model_command", "bandit.retrain_command", "bandit.supervisor", "bandit.worker"}
+        ),
+    ),
     ("server", frozenset({"server"})),
 )
 

@@ -11,6 +11,7 @@ from bandit import records
 from bandit.config import Config, Settings
 from bandit.errors import InvalidSetting
 from bandit.model_args import ModelArgs
+from bandit.store.bases import BaseFiles
 from bandit.store.configs import append_config
 from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
@@ -30,6 +31,7 @@ class DataDirectory:
         self.args = ModelArgs.parse(settings.vw)
         self.log = EventLog(self.path, durable=settings.durable, clock=clock)
         self.models = ModelFiles(self.path)
+        self.bases = BaseFiles(self.path)
         self.log.migrate()
         self.log.append(self._begin)
         self.secret = self._read_secret()

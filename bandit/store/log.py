@@ -24,6 +24,7 @@ from bandit.store.schema import migrations
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 2_000
+SHORT_TIMEOUT_MS = 5
 # A backstop only: the trainer checkpoints the WAL off the request path.
 WAL_BACKSTOP_PAGES = 50_000
 WAL_RESTART_PAGES = 16_384
@@ -324,6 +325,35 @@ class EventLog:
                     self.query("PRAGMA wal_checkpoint(RESTART)")
         except (LogUnavailable, OSError) as error:
             self.last_error = f"{type(error).__name__}: {error}"
+
+    @contextmanager
+    def alone(self) -> Iterator[Txn | None]:
+        """A transaction while nobody else can write, over a WAL that is empty: all there is stands in the file.
+
+        Gives None when somebody reads from the WAL right now; nothing has happened then. The result is not synced.
+
+        :raises LogUnavailable: the log cannot be written; nothing was
+        """
+        with self._writing, self._exclusive(), self._unavailable_is_an_error():
+            connection = self._connect()
+            try:
+                # Whoever writes waits for this.
+                connection.execute(f"PRAGMA busy_timeout={SHORT_TIMEOUT_MS}")
+                if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    yield None
+                    return
+                connection.execute("BEGIN IMMEDIATE")
+                if os.path.getsize(f"{self.path}-wal"):
+                    connection.execute("ROLLBACK")
+                    yield None
+                    return
+                last = connection.execute("SELECT ts FROM log ORDER BY pos DESC LIMIT 1").fetchone()
+                now = self._clock()
+                yield Txn(connection, now if last is None else max(now, last[0]))
+                connection.execute("COMMIT")
+            finally:
+                # What was not committed is rolled back.
+                connection.close()
 
     # ------------------------------------------------------------ reading
 

@@ -256,3 +256,32 @@ def m008_arms(db: Database) -> None:
             PRIMARY KEY (experiment, arm, viewer, decision_pos)
         ) WITHOUT ROWID"""
     )
+
+
+@migrations()
+def m009_erasures(db: Database) -> None:
+    """Erasures of viewers, and how far old records were deleted; whose old decisions are, which records did not say."""
+    db.execute(
+        """CREATE TABLE erasures (
+            erase_pos INTEGER PRIMARY KEY,
+            who TEXT NOT NULL,
+            names TEXT NOT NULL,
+            state TEXT NOT NULL,
+            base_pos INTEGER,
+            decisions INTEGER NOT NULL DEFAULT 0,
+            feedback INTEGER NOT NULL DEFAULT 0,
+            activations INTEGER NOT NULL DEFAULT 0,
+            sign_ups INTEGER NOT NULL DEFAULT 0,
+            outcomes INTEGER NOT NULL DEFAULT 0,
+            profile INTEGER NOT NULL DEFAULT 0,
+            asked_at REAL NOT NULL
+        )"""
+    )
+    db.execute("CREATE TABLE retention (one INTEGER PRIMARY KEY CHECK (one = 1), cut INTEGER NOT NULL)")
+    db.execute("INSERT INTO retention (one, cut) VALUES (1, 1)")
+    db.execute("CREATE INDEX erasures_who ON erasures(who, erase_pos)")
+    db.execute("CREATE INDEX arm_decisions_pos ON arm_decisions(decision_pos)")
+    db.execute(
+        "UPDATE log SET user = json_extract(payload, '$.user')"
+        " WHERE kind = 'decision' AND user IS NULL AND json_extract(payload, '$.user') IS NOT NULL"
+    )

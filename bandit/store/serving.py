@@ -8,6 +8,7 @@ from typing import NamedTuple
 from bandit import records
 from bandit.errors import UnknownModel
 from bandit.records import Hold, Release, Rollback
+from bandit.store.bases import base_models
 from bandit.store.log import EventLog, Txn
 from bandit.store.models import PublishedModel, newest_models, published_as
 
@@ -146,10 +147,10 @@ def append_release(txn: Txn, release: Release) -> int:
 
 
 def kept_models(source: EventLog | Txn, n: int) -> list[PublishedModel]:
-    """Models whose files are kept, newest first: the newest ``n``, the one a rollback names, and the champion."""
+    """Models whose files are kept: the newest ``n``, newest first, what a rollback names, the champion, bases."""
     found = newest_models(source, n)
     now = serving(source)
-    for digest in (now.pinned, now.champion):
+    for digest in (now.pinned, now.champion, *base_models(source)):
         if digest is not None and all(one.digest != digest for one in found):
             named = published_as(source, digest)
             found += [] if named is None else [named]

@@ -52,9 +52,8 @@ class LoggedEpoch(NamedTuple):
     digest: str
 
 
-def logged_epochs(log: EventLog, *, end: int, at_once: int = 1_000) -> Iterator[LoggedEpoch]:
-    """All epochs whose records are not after ``end``, in order; by the log alone, read as they are asked for."""
-    after = 0
+def logged_epochs(log: EventLog, *, after: int = 0, end: int, at_once: int = 1_000) -> Iterator[LoggedEpoch]:
+    """Epochs whose records are after ``after`` and not after ``end``, in order; by the log alone, read bit by bit."""
     while True:
         rows = log.query(f"{_LOGGED} ORDER BY pos LIMIT ?", (after, end, at_once))
         yield from starmap(_logged, rows)

@@ -85,6 +85,8 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
             },
         },
     }
+    if route.not_yet is not None:
+        operation["responses"][str(route.not_yet)] = success | {"description": "It goes on; ask again"}
     if route.path == "/readyz":
         operation["responses"]["503"] = success | {"description": "Not ready"}
     parameters = [

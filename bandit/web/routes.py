@@ -16,6 +16,7 @@ from bandit.presets import PRESETS, PresetsReply
 from bandit.records import (
     ActivateReply,
     ActivateRequest,
+    ErasureReply,
     EventReply,
     ExperimentReply,
     Feedback,
@@ -64,6 +65,7 @@ class Route(NamedTuple):
     :ivar request: type of the body, if it has one
     :ivar reply: type of a success
     :ivar errors: statuses that it may answer besides; 400 and 503 may come from any
+    :ivar not_yet: another status, with the same body, of what was understood and goes on
     """
 
     method: str
@@ -74,6 +76,7 @@ class Route(NamedTuple):
     request: Any = None
     reply: Any = None
     errors: tuple[int, ...] = ()
+    not_yet: int | None = None
 
 
 _scored, _unscored = metrics.CANDIDATES.labels("yes"), metrics.CANDIDATES.labels("no")
@@ -144,6 +147,12 @@ def _check_user_id(user_id: str) -> None:
     if not 0 < len(user_id) <= 256:
         raise InvalidRequest(f"the user id has {len(user_id)} characters; 1 to 256 are allowed")
     records.check_ids([user_id], where="path")
+
+
+def delete_user(service: Service, http: Incoming, user_id: str) -> Answer:
+    _check_user_id(user_id)
+    reply = service.erase(user_id)
+    return Answer(200 if reply.status == "erased" else 202, reply)
 
 
 def get_config(service: Service, http: Incoming) -> Answer:
@@ -229,6 +238,8 @@ ROUTES = (
     Route("PUT", "/v1/users/<path:user_id>", put_user, "Keep what a viewer picked at sign-up", 200, UserRequest,
           UserReply, (413,)),
     Route("GET", "/v1/users/<path:user_id>", get_user, "What is believed of a viewer", 200, None, UserReply, (404,)),
+    Route("DELETE", "/v1/users/<path:user_id>", delete_user, "Erase all that is known of a viewer", 200, None,
+          ErasureReply, (), 202),
     Route("GET", "/v1/config", get_config, "The config in force, and its version as ETag", 200, None, Config),
     Route("PUT", "/v1/config", put_config, "Replace the config", 200, Config, Config, (412, 413, 428)),
     Route("GET", "/v1/presets", presets, "Reward formulas to begin with, and what each wants", 200, None, PresetsReply),

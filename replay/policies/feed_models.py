@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from bandit.errors import CorruptModel, UnsupportedArgument
 from bandit.features import hash_resolved
-from bandit.learner import Learner
-from bandit.lessons import READ_AT_ONCE, Course
+from bandit.lessons import READ_AT_ONCE
 from bandit.model_args import ModelArgs
 from bandit.scorer import read_state, score, weights_from_model
 from bandit.store.log import LogRow
 from bandit.store.models import PublishedModel, digest_of
+from replay.beginning import beginning
 from replay.errors import BadPolicy
 from replay.readers.service import ServiceLog
 from replay.readers.service_feeds import Feeds
@@ -197,6 +197,12 @@ class History:
         if self._fold is None or self._fold.position > published.position:
             self.close()
             self._fold = _Again(self._log)
+        if self._fold.position > published.position:
+            raise BadPolicy(
+                f"model {digest} is not kept any more, and cannot be built again: the log begins at position "
+                f"{self._fold.position}, and that model held it up to {published.position}; leave out what was decided "
+                "by such models, or evaluate what needs none"
+            )
         model = self._fold.model_at(published.position)
         if digest_of(model) != digest:
             raise BadPolicy(
@@ -220,8 +226,9 @@ class _Again:
         scratch = tempfile.mkdtemp(prefix="replay-")
         # Whoever asked for the policies need not close them.
         self._remove = weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        self._learner = Learner(log.args, scratch=Path(scratch))
-        self._course = Course(self._log, self._learner)
+        begin = beginning(self._log, log.path)
+        self._learner = begin.learner(Path(scratch))
+        self._course = begin.course(self._log, self._learner)
 
     @property
     def position(self) -> int:

@@ -105,8 +105,8 @@ class ServiceLog:
 
     def _read_arguments(self) -> ModelArgs:
         bases = self.log.read_kinds(["base"])
-        if len(bases) != 1:
-            raise BadLog(f"the log in {self.path} has {len(bases)} bases; a log of this release begins with one")
+        if not bases:
+            raise BadLog(f"the log in {self.path} has no base; a log of this release begins with one")
         base: records.Base = records.read_stored(bases[0].payload, records.Base, what="the first record")
         return ModelArgs.parse(base.arguments)
 

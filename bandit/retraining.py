@@ -1,0 +1,120 @@
+"""A fresh model, learned from what the log still holds, and a base that the log goes on from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+from bandit import records
+from bandit.errors import BanditError
+from bandit.fold import Lesson
+from bandit.guard import Fault
+from bandit.housekeeping import Housekeeper
+from bandit.learner import Learner
+from bandit.lessons import READ_AT_ONCE, Course
+from bandit.probe import Gate
+from bandit.statistics import Statistics
+from bandit.store.data import DataDirectory
+from bandit.store.erasures import drop_bases
+from bandit.store.items import versions
+from bandit.store.log import Txn
+from bandit.store.models import append_publish, newest_models, trainer_state, write_outcomes
+from bandit.store.serving import append_release, serving
+from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, stored_viewer
+
+LESSONS_AT_ONCE = 1_000
+
+
+class CannotRetrain(BanditError):
+    """The fresh model cannot go live; nothing has changed."""
+
+    code = "cannot_retrain"
+    status = 409
+
+
+class Retrained(NamedTuple):
+    """What was learned.
+
+    :ivar records: of the log, from the first that is still there
+    :ivar before: slots that the model before had learned
+    """
+
+    digest: str
+    position: int
+    records: int
+    learned: int
+    before: int
+
+
+def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Retrained:
+    """Learn a fresh model from all that the log holds, and publish it as a new base; delete every other model.
+
+    No trainer may work on the directory, and no erasure may wait. Statistics go on as they are.
+
+    :param progress: told, now and then, up to which position of which the log is folded
+    :raises CannotRetrain: the fresh model fails the checks that every model has to pass
+    :raises LogUnavailable: the log cannot be used
+    :raises OSError: the model or the base cannot be written
+    """
+    log = data.log
+    last = log.last_position()
+    scratch = data.path / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(exist_ok=True)
+    epoch = newest_epoch(log)
+    statistics = Statistics(lambda numbers: versions(log, numbers), _stored(data), all_tallies(log))
+    state = trainer_state(log)
+    known = 0 if state is None else state.position
+    new: list[Lesson] = []
+    n_records = 0
+    with Learner(data.args, scratch=scratch) as learner:
+        course = Course(log, learner, statistics=statistics, counted=epoch.position)
+        while course.position < last:
+            rows = log.read(course.position, min(READ_AT_ONCE, last - course.position), candidates=True)
+            for row in rows:
+                lessons = course.take(row)
+                if row.pos > known:
+                    new += lessons
+            n_records += len(rows)
+            progress(course.position, last)
+        model, learned = learner.save(), learner.n_learned
+        found = Gate(log, data.args).look(model, course.document, position=last, n_learned=learned, lenient=True)
+        if isinstance(found, Fault):
+            raise CannotRetrain(f"the fresh model fails a check, so nothing was changed: {found.reason}")
+        reads_from = course.fold.reads_from(last)
+    before = next(iter(newest_models(log)), None)
+    digest, weights_digest = data.models.write(model, found.weights)
+    publish = records.Publish(digest=digest, position=last, reads_from=reads_from, learned=learned)
+    if statistics.dirty:
+        epoch = StoredEpoch(last, log.time_at(last), statistics.digest(epoch.digest))
+        log.append(lambda txn: append_epoch(txn, statistics, epoch))
+    for start in range(0, len(new), LESSONS_AT_ONCE):
+        part = new[start : start + LESSONS_AT_ONCE]
+        log.append(lambda txn, part=part: write_outcomes(txn, part))  # type: ignore[misc]
+
+    def begin(txn: Txn, base_pos: int) -> None:
+        append_publish(txn, publish, weights_digest)
+        drop_bases(txn, base_pos)
+        now = serving(txn)
+        if now.pinned is not None or now.champion is not None:
+            # What they name is deleted: it was learned from what may be gone.
+            append_release(
+                txn,
+                records.Release(
+                    number=now.release + 1, champion=digest, position=last, by="operator", reason="learned anew"
+                ),
+            )
+
+    keeper = Housekeeper(data)
+    keeper.write_base("retrain", publish, epoch, also=begin)
+    keeper.delete_files()
+    return Retrained(digest, last, n_records, learned, 0 if before is None else before.learned)
+
+
+def _stored(data: DataDirectory) -> Callable[[str], bytes | None]:
+    def body(user: str) -> bytes | None:
+        found = stored_viewer(data.log, user)
+        return None if found is None else found.body
+
+    return body
