@@ -8,7 +8,7 @@ QUALITY_DATA := .cache/quality-data
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench bench-quality chaos campaigns lint types docs lock clean ci venv-run venv-replay venv-dev
+.PHONY: help run test demo simulate bench bench-quality chaos campaigns lint types docs lock clean ci venv-run venv-replay venv-dev
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ test: venv-dev  ## Set up and run all tests
 
 demo: venv-replay $(DEMO_DATA)/.complete  ## Play MovieLens viewers against a running service; draw the learning curve
 	@$(PY) -m replay demo $(ARGS)
+
+simulate: venv-replay  ## Play invented viewers, whose taste is known, against the service; draw how it learns
+	@$(PY) -m replay simulate $(ARGS)
 
 bench: venv-dev  ## Measure against the engine, side by side
 	@$(PY) -m tests.bench $(ARGS)

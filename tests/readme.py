@@ -18,6 +18,8 @@ README = ROOT / "README.md"
 EXAMPLE = re.compile(
     r"<!-- example: (?P<name>\w+) -->\n```sh\n(?P<command>.*?)```\n```json\n(?P<output>.*?)```\n", re.S
 )
+#: After these, so many slots are learned before the next example runs.
+LEARNED = {"feedback": 3, "enough": 6}
 
 
 def examples() -> dict[str, tuple[str, str]]:
@@ -31,9 +33,14 @@ def run(command: str, url: str) -> Any:
     words = [word.replace("http://127.0.0.1:8080", url) for word in shlex.split(command)]
     if shutil.which("curl") is None:
         # curl is no requirement of the tests; what it would send is.
-        program, silent, target, flag, body = words
-        assert (program, silent, flag) == ("curl", "-s", "-d")
-        return call(url, "POST", target.removeprefix(url), body.encode()).body
+        method = words.pop(words.index("-X") + 1) if "-X" in words else "POST"
+        program, silent, target, *rest = (word for word in words if word != "-X")
+        assert (program, silent) == ("curl", "-s")
+        if not rest:
+            return call(url, "GET", target.removeprefix(url)).body
+        flag, body = rest
+        assert flag == "-d"
+        return call(url, method, target.removeprefix(url), body.encode()).body
     done = subprocess.run(words, check=True, capture_output=True, timeout=30)
     return json.loads(done.stdout)
 
@@ -43,18 +50,22 @@ def run_all(url: str) -> dict[str, Any]:
     answers = {}
     for name, (command, _) in examples().items():
         answers[name] = run(command, url)
-        if name == "feedback":
-            wait_for(lambda: call(url, "GET", "/v1/model").body["learned_slots"] == 3, what="the learned model")
+        learned = LEARNED.get(name)
+        if learned is not None:
+            wait_for(
+                lambda learned=learned: call(url, "GET", "/v1/model").body["learned_slots"] == learned,  # type: ignore[misc]
+                what="the learned model",
+            )
     return answers
 
 
 def _shown(answer: dict[str, Any]) -> str:
-    """JSON with one line for each slot."""
+    """JSON with one line for each slot and the like."""
     lines = []
     for name, value in answer.items():
-        if name == "ranking":
+        if isinstance(value, list) and value and isinstance(value[0], dict):
             slots = ",\n  ".join(json.dumps(slot) for slot in value)
-            lines.append(f'"ranking": [\n  {slots}]')
+            lines.append(f'"{name}": [\n  {slots}]')
         else:
             lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
     return "{" + ",\n ".join(lines) + "}"

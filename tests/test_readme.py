@@ -20,7 +20,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_answer_has_the_shape_that_is_shown(answers: dict[str, Any]) -> None:
-    assert list(answers) == ["rank", "feedback", "again"]
+    assert list(answers) == ["rank", "feedback", "again", "items", "interests", "feed", "enough", "next", "believed"]
     for name, (_, shown) in examples().items():
         assert shape(answers[name]) == shape(json.loads(shown)), name
 
@@ -31,6 +31,14 @@ def test_the_first_ranking_knows_nothing_and_the_second_one_does(answers: dict[s
     assert first["model_version"] != again["model_version"]
     scores = {slot["id"]: slot["score"] for slot in again["ranking"]}
     assert min(scores["v1"], scores["v3"]) > scores["v2"] + 0.3, "cats rather than news"
+
+
+def test_what_was_refused_and_seen_is_gone_at_once(answers: dict[str, Any]) -> None:
+    assert [slot["id"] for slot in answers["next"]["ranking"]] == ["w5"]
+    told = {one["id"]: one["rules"] for one in answers["next"]["kept_out"]}
+    assert told.keys() == {"w1", "w2", "w3", "w4", "w6"}
+    liked = {(one["attribute"], one["value"]): one["long"] for one in answers["believed"]["tastes"]}
+    assert liked["tag", "cats"] > liked["tag", "news"]
 
 
 def test_the_output_shown_tells_the_same_story() -> None:
