@@ -40,6 +40,7 @@ class Statistics:
     :param viewer_of: a viewer as stored, None for one that was never stored
     :param tallies: as stored
     :param keep: given viewers that are let go from memory; where they are stored at every `clean`, nobody need
+    :param on_change: told of a viewer before they change for the first time since `clean`
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Statistics:
         tallies: Mapping[int, Tally] | None = None,
         *,
         keep: Callable[[str, bytes], None] | None = None,
+        on_change: Callable[[str, Viewer], None] | None = None,
     ) -> None:
         self._versions_of = versions_of
         self._viewer_of = viewer_of
         self._keep = keep
+        self._on_change = on_change
         self._tallies: dict[int, Tally] = dict(tallies or {})
         self._offered = Offered(
             lambda versions: {version: item_id for version, (item_id, _) in versions_of(versions).items()},
@@ -173,8 +176,12 @@ class Statistics:
     # ------------------------------------------------------------ parts
 
     def _change(self, user: str) -> Viewer:
-        self.changed_viewers.add(user)
-        return self.viewer(user)
+        viewer = self.viewer(user)
+        if user not in self.changed_viewers:
+            self.changed_viewers.add(user)
+            if self._on_change is not None:
+                self._on_change(user, viewer)
+        return viewer
 
     def _tally(self, key: int, ts: float) -> Tally:
         self._changed_tallies.add(key)

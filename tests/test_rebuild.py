@@ -386,10 +386,11 @@ class Crowd:
     def __init__(self, loop: Loop, seed: int) -> None:
         self.loop = loop
         self.rng = random.Random(seed)
+        self.services = [loop.service]
         loop.service.put_items(ItemsRequest([Item(f"v{k}", Raw(text)) for k, text in enumerate(FEATURES)]))
 
     def visit(self) -> None:
-        rng, service = self.rng, self.loop.service
+        rng, service = self.rng, self.rng.choice(self.services)
         user = f"u{rng.randint(0, 7)}"
         if rng.random() < 0.2:
             log = self.loop.data.log
@@ -424,6 +425,7 @@ class Crowd:
             self.visit()
             if k % 5 == 0:
                 self.loop.learn()
+                self.rng.choice(self.services).ranker.refresh_statistics()
 
 
 def short_windows(loop: Loop) -> None:

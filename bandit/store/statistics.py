@@ -129,6 +129,19 @@ def own_rows(log: EventLog, user: str, after: int) -> list[LogRow]:
     return list(starmap(LogRow, reversed(rows)))
 
 
+def own_interests(log: EventLog, user: str, *, after: int, to: int) -> list[str] | None:
+    """What a viewer last said they are interested in, among those `own_rows` that a ranking read up to ``to``."""
+    rows = log.query(
+        "SELECT payload FROM (SELECT pos, kind, CAST(payload AS BLOB) AS payload FROM log WHERE user = ? AND pos > ?"
+        " AND pos <= ? ORDER BY pos DESC LIMIT ?) WHERE kind = 'user' ORDER BY pos DESC LIMIT 1",
+        (user, after, to, MAX_OWN_ROWS),
+    )
+    if not rows:
+        return None
+    record: records.UserRecord = records.read_stored(bytes(rows[0][0]), records.UserRecord, what="a viewer")
+    return record.interests
+
+
 def names_of(log: EventLog, keys: Sequence[int]) -> Mapping[int, tuple[str, str]]:
     """(attribute, value) by key, of those that were ever counted."""
     rows = log.query(

@@ -17,6 +17,7 @@ from bandit.errors import CorruptModel, UnsupportedArgument
 from bandit.features import hash_resolved
 from bandit.lessons import READ_AT_ONCE
 from bandit.model_args import ModelArgs
+from bandit.ranker import DENSE_IDX
 from bandit.scorer import read_state, score, weights_from_model
 from bandit.store.log import LogRow
 from bandit.store.models import PublishedModel, digest_of
@@ -52,7 +53,9 @@ class Model(NamedTuple):
 def scores_of(model: Model, feeds: Feeds, i: int) -> NDArray[np.float32]:
     """Scores of all candidates of a decision, in the caller's order, by the kernel that serves.
 
-    :raises BadLog: the log lacks an item version
+    With what the service knew of them when it drew that decision, and not what it has known since.
+
+    :raises BadLog: the log lacks an item version, or gives other statistics than the decision saw
     """
     numbers = feeds.versions[feeds.of[i] : feeds.of[i + 1]]
     view, rows = feeds.items.rows(numbers)
@@ -61,7 +64,12 @@ def scores_of(model: Model, feeds: Feeds, i: int) -> NDArray[np.float32]:
         # Several policies ask for the same.
         shared = feeds.hashed[i] = hash_resolved(bytes(feeds.entries[i].decision.shared))
     scores = np.empty(len(numbers), np.float32)
-    score(view, rows, shared, model.weights, model.args, scores)
+    dense = feeds.dense(i)
+    if dense is None:
+        score(view, rows, shared, model.weights, model.args, scores)
+    else:
+        columns = DENSE_IDX[: dense.shape[1]]
+        score(view, rows, shared, model.weights, model.args, scores, dense_idx=columns, dense=dense)
     return scores
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from bandit import records
 from bandit.config import LiveConfig
 from bandit.errors import LogUnavailable
-from bandit.fold import Fold, Joined, Record, RewardOf
+from bandit.fold import Fold, Joined, RewardOf
 from bandit.lessons import READ_AT_ONCE
 from bandit.model_args import ModelArgs
 from bandit.records import Decision
@@ -28,22 +28,21 @@ from bandit.signals import Lengths
 from bandit.store.configs import all_configs, read_config
 from bandit.store.events import decisions_at
 from bandit.store.items import versions
-from bandit.store.log import LogRow
 from bandit.store.models import ModelFiles, PublishedModel, newest_models
 from bandit.store.reading import ReadOnlyLog
 from replay.errors import BadLog, BadQuestion
 from replay.events import Batch, Needs, Problems, Texts, hash_key
 from replay.readers import service_fields
 from replay.readers.service_feeds import Entry, candidates_of, gather, live_of, policy_of
+from replay.readers.service_fold import Payloads, folded
 from replay.readers.service_items import ItemVersions
+from replay.readers.service_past import Past
 from replay.readers.service_reward import asked_reward
 
 A_BATCH: Final = 512
 # Of a batch that lists candidates: so many, at most (one decision may have more).
 MOST_LISTED: Final = 1_000_000
 MOST_EXAMPLES: Final = 10
-# Payloads of open decisions, kept until their window ends; others are read again.
-KEPT_BYTES: Final = 64 << 20
 
 STILL_OPEN: Final = "window still open at the end of the log"
 NOT_SHOWN: Final = "never shown: it was to be activated, and was not"
@@ -98,6 +97,7 @@ class ServiceLog:
         self._after = after
         self._reward_of = None if reward is None else asked_reward(reward, self.configs)
         self.items = ItemVersions(self.log)
+        self.past = Past(self.log, self.items, self.path)
         self.models = ModelFiles(self.path)
         self._counts: Counter[str] = Counter()
         self._examples: list[str] = []
@@ -112,6 +112,7 @@ class ServiceLog:
 
     def close(self) -> None:
         """Close the log's connections; it can be read again."""
+        self.past.close()
         self.log.close()
 
     # ------------------------------------------------------------ what a log tells
@@ -193,7 +194,7 @@ class ServiceLog:
     def _joined(self) -> Iterator[tuple[Joined, Verdicts]]:
         """Every decision whose time is over, and what became of its slots."""
         configs: dict[int, LiveConfig] = {}
-        kept = _Payloads(self.log)
+        kept = Payloads(self.log)
         closed: list[Joined] = []
         fold = Fold(
             configs,
@@ -290,7 +291,7 @@ class ServiceLog:
             yield self._batch(entries, needs)
 
     def _batch(self, entries: Sequence[Entry], needs: Needs) -> Batch:
-        feeds, chosen, n_candidates = gather(entries, self.configs, self.items)
+        feeds, chosen, n_candidates = gather(entries, self.configs, self.items, self.past)
         decisions = [one.decision for one in entries]
         slots = [slot for decision in decisions for slot in decision.slots]
         reward, seen = np.zeros(len(slots)), np.zeros(len(slots), np.uint8)
@@ -340,39 +341,3 @@ class _Slots(msgspec.Struct):
     """Of a decision, only how many slots it has."""
 
     slots: list[msgspec.Raw]
-
-
-class _Payloads:
-    """Payloads of decisions whose windows are open; when there are too many the oldest are read again."""
-
-    def __init__(self, log: ReadOnlyLog) -> None:
-        self._log = log
-        self._kept: dict[int, bytes] = {}
-        self._size = 0
-
-    def keep(self, position: int, payload: bytes) -> None:
-        self._kept[position] = payload
-        self._size += len(payload)
-        while self._size > KEPT_BYTES:
-            self.drop(next(iter(self._kept)))
-
-    def drop(self, position: int) -> None:
-        self._size -= len(self._kept.pop(position, b""))
-
-    def at(self, position: int) -> bytes:
-        payload = self._kept.get(position)
-        return self._log.payload_at(position) if payload is None else payload
-
-
-def folded(fold: Fold, row: LogRow) -> Sequence[Any]:
-    """What closed because of a record.
-
-    :raises BadLog: it cannot be read
-    """
-    try:
-        return fold.apply(Record(*row))
-    except (msgspec.DecodeError, KeyError, IndexError) as error:
-        raise BadLog(
-            f"the log is damaged: the {row.kind} at position {row.pos} cannot be read, or one that it is about "
-            f"({error}); mend it, or restore a copy"
-        ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,6 +16,10 @@ from bandit.slate import ELIGIBLE, INELIGIBLE
 from replay.errors import BadLog
 from replay.events import F64, I64, U8, Candidates, event_of_slot
 from replay.readers.service_items import I32, U32, ItemVersions
+from replay.readers.service_past import F32, Past
+
+#: Dense columns of so many candidates are kept for a batch: some 80 MB.
+MOST_CELLS: Final = 1_000_000
 
 
 class Entry(NamedTuple):
@@ -54,8 +58,32 @@ class Feeds:
     """Shape (S,): share of the draw that was uniform over all eligible."""
     least: F64
     """Shape (S,): no candidate of the slot had a smaller probability of being logged; 0 if nothing bounds it."""
+    past: Past
     hashed: dict[int, HashedFeatures] = field(default_factory=dict)
     """Of decisions by their place, what all candidates share, once a policy has asked for it."""
+    known: dict[int, F32 | BadLog | None] = field(default_factory=dict)
+    """Of decisions by their place, the dense columns of all candidates or why there are none, once asked for."""
+
+    def dense(self, i: int) -> F32 | None:
+        """Dense columns of all candidates of a decision as they stood, shape (n, k); None if it had none.
+
+        :raises BadLog: the log gives others than the decision saw
+        """
+        if i not in self.known:
+            if len(self.known) * len(self.versions) > MOST_CELLS * len(self.entries):
+                self.known.clear()
+            # All at once where that is not too much: each in its turn would go back and forth in the log.
+            all_of_them = range(len(self.entries)) if len(self.versions) <= MOST_CELLS else [i]
+            found = self.past.columns(
+                [self.entries[k].decision for k in all_of_them],
+                [self.versions[self.of[k] : self.of[k + 1]] for k in all_of_them],
+                [self.entries[k].pos for k in all_of_them],
+            )
+            self.known.update(zip(all_of_them, found, strict=True))
+        dense = self.known[i]
+        if isinstance(dense, BadLog):
+            raise dense
+        return dense
 
 
 class Placed(NamedTuple):
@@ -68,7 +96,7 @@ class Placed(NamedTuple):
     """Shape (S,): how many these were."""
 
 
-def gather(entries: Sequence[Entry], configs: Mapping[int, LiveConfig], items: ItemVersions) -> Placed:
+def gather(entries: Sequence[Entry], configs: Mapping[int, LiveConfig], items: ItemVersions, past: Past) -> Placed:
     """Some decisions in arrays.
 
     :raises BadLog: a decision shows what it says was no candidate, or not eligible
@@ -89,7 +117,7 @@ def gather(entries: Sequence[Entry], configs: Mapping[int, LiveConfig], items: I
             f"{bad - starts[np.searchsorted(starts, bad, 'right') - 1]} what was not among its candidates"
         )
     floor = np.array([phi for one in entries for phi in floors_of(configs, one.decision)])
-    feeds = Feeds(entries, configs, items, starts, of, versions, state, at, floor, np.empty(0))
+    feeds = Feeds(entries, configs, items, starts, of, versions, state, at, floor, np.empty(0), past)
     feeds.least = _least(feeds, n_left)
     return Placed(feeds, chosen, n_left)
 

@@ -53,7 +53,7 @@ class ItemVersions:
         :raises BadLog: the log does not hold one of them
         """
         with self._lock:
-            self._row_of = _grown(self._row_of, numbers, -1)
+            self._row_of = grown(self._row_of, numbers, -1)
             rows = self._row_of[numbers]
             missing = numbers[rows < 0]
             if len(missing):
@@ -67,7 +67,7 @@ class ItemVersions:
             return self._table.view(), rows
 
     def _hash(self, numbers: U32) -> None:
-        found = self._read(numbers.tolist())
+        found = self.read(numbers.tolist())
         try:
             rows = self._table.add([one[0] for one in found], [one[1] for one in found])
         except InvalidRequest as error:
@@ -80,14 +80,14 @@ class ItemVersions:
         :raises BadLog: the log does not hold one of them
         """
         with self._lock:
-            self._key_of = _grown(self._key_of, numbers, 0)
-            self._has_key = _grown(self._has_key, numbers, 0)
+            self._key_of = grown(self._key_of, numbers, 0)
+            self._has_key = grown(self._has_key, numbers, 0)
             known = self._has_key[numbers]
             if not known.all():
                 missing = np.unique(numbers[~known])
                 for start in range(0, len(missing), READ_AT_ONCE):
                     part = missing[start : start + READ_AT_ONCE]
-                    self._key_of[part] = [item_key(item_id) for item_id, _ in self._read(part.tolist())]
+                    self._key_of[part] = [item_key(item_id) for item_id, _ in self.read(part.tolist())]
                     self._has_key[part] = True
             return self._key_of[numbers]
 
@@ -102,7 +102,7 @@ class ItemVersions:
                 self._texts = {number: self._texts[number] for number in set(numbers) if number in self._texts}
             for start in range(0, len(missing), READ_AT_ONCE):
                 part = missing[start : start + READ_AT_ONCE]
-                for number, (item_id, text) in zip(part, self._read(part), strict=True):
+                for number, (item_id, text) in zip(part, self.read(part), strict=True):
                     try:
                         features = records.decode(text, records.Features, what=f"item version {number}")
                         self._texts[number] = resolve_item(item_id, features)
@@ -110,7 +110,11 @@ class ItemVersions:
                         raise _damaged(error) from None
             return [self._texts[number] for number in numbers]
 
-    def _read(self, numbers: list[int]) -> list[tuple[str, bytes]]:
+    def read(self, numbers: list[int]) -> list[tuple[str, bytes]]:
+        """(id, features text) of each, as the log has them; not kept.
+
+        :raises BadLog: the log does not hold one of them
+        """
         found = versions(self._log, numbers)
         missing = [number for number in numbers if number not in found]
         if missing:
@@ -125,7 +129,7 @@ def _damaged(error: InvalidRequest) -> BadLog:
     return BadLog(f"the log is damaged: features that were checked when they were put are not ({error.message})")
 
 
-def _grown(array: NDArray[T], numbers: U32, fill: int) -> NDArray[T]:
+def grown(array: NDArray[T], numbers: U32, fill: int) -> NDArray[T]:
     """The array with room for these numbers; never smaller."""
     most = int(numbers.max(initial=0))
     if most < len(array):

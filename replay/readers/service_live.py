@@ -15,7 +15,8 @@ from bandit.store.configs import all_configs, read_config
 from bandit.store.items import versions
 from replay.errors import BadLog
 from replay.events import Batch, Needs
-from replay.readers.service import A_BATCH, ServiceLog, Verdicts, folded
+from replay.readers.service import A_BATCH, ServiceLog, Verdicts
+from replay.readers.service_fold import folded
 
 NOTHING_MORE: Final = Needs()
 

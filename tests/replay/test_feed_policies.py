@@ -15,8 +15,10 @@ from msgspec import Raw
 from vowpalwabbit import Workspace
 
 from bandit import records
+from bandit.columns import NAMES
 from bandit.config import Config, EpsilonGreedy, Greedy, Settings, Signal, Softmax, SquareCB, Uniform
 from bandit.explain import contributions
+from bandit.features import with_dense
 from bandit.learner import Learner
 from bandit.model_args import ModelArgs
 from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, Publish, RankReply, RankRequest, User
@@ -209,7 +211,12 @@ def test_probabilities_are_those_of_the_model_and_config_that_were_asked_for(
         given = policy.assign(batch, True)
         feeds, at = batch.source, 0
         for i, entry in enumerate(feeds.entries):
-            texts = feeds.items.texts(entry.versions.tolist())
+            dense = feeds.dense(i)
+            assert dense is not None
+            texts = [
+                with_dense(text, NAMES, values)
+                for text, values in zip(feeds.items.texts(entry.versions.tolist()), dense.tolist(), strict=True)
+            ]
             scores = [
                 sum(part for _, part in contributions(bytes(entry.decision.shared), text, model.weights, model.args))
                 for text in texts

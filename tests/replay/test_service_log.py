@@ -34,7 +34,7 @@ from bandit.store.events import find_decision, outcomes
 from replay.errors import BadLog, BadQuestion
 from replay.events import Batch, Needs, hash_key, item_key, slot_numbers
 from replay.readers import service as reader
-from replay.readers import service_items
+from replay.readers import service_fold, service_items
 from replay.readers.service import ALTERED, NOT_SHOWN, STILL_OPEN, UNDEFINED, ServiceLog
 from tests.conftest import Clock, Loop, watch_worth
 from tests.test_rebuild import files_of
@@ -279,7 +279,7 @@ def test_reading_again_gives_the_same_and_so_do_small_pieces(played: Player, mon
     monkeypatch.setattr(reader, "A_BATCH", 7)
     monkeypatch.setattr(reader, "MOST_LISTED", 20)
     monkeypatch.setattr(reader, "READ_AT_ONCE", 11)
-    monkeypatch.setattr(reader, "KEPT_BYTES", 1_000)
+    monkeypatch.setattr(service_fold, "KEPT_BYTES", 1_000)
     monkeypatch.setattr(service_items, "MAX_TEXTS", 3)
     assert same(first, whole(log))
     assert log.problems() == problems
