@@ -291,7 +291,7 @@ def test_a_config_is_put_in_force_for_all_decisions(logged: Path) -> None:
 
 def test_a_log_without_a_model_is_answered_too(data: DataDirectory, clock: Clock) -> None:
     service = Service(data, clock=clock)
-    put_config(service)
+    put_config(service, floor=0.05)
     viewers = Viewers(service, clock, seed=1)
     for _ in range(20):
         assert viewers.visit()[0].fallback == "no_model"
