@@ -187,3 +187,31 @@ def test_decisions_from_before_there_were_statistics_score_without(loop: Loop) -
     assert [dense is None for dense in known] == [entry.event_id == "old" for entry in batch.source.entries]
     log.close()
     assert redrawn(loop.data.path) > 5
+
+
+def test_after_an_erasure_what_the_log_still_tells_is_told(loop: Loop) -> None:
+    short_windows(loop)
+    crowd = Crowd(loop, seed=9)
+    crowd.play(40)
+    loop.end_windows()
+    assert loop.service.erase("u3", wait_s=0.0).status == "erasing"
+    loop.learn()
+    assert loop.service.erase("u3", wait_s=0.0).status == "erased"
+    loop.service.ranker.refresh_statistics()
+    begins = loop.data.log.last_position()
+    crowd.play(40)
+    loop.end_windows()
+    log = ServiceLog(loop.data.path)
+    first = next(iter(log.batches(Needs())))
+    with pytest.raises(BadLog, match="and the log begins at position"):
+        first.source.dense(0)
+    log.close()
+    log = ServiceLog(loop.data.path, after=begins)
+    policy = parse_policy("feed:logged")
+    policy.prepare(log)
+    n = 0
+    for batch in log.batches(Needs()):
+        n += batch.n
+        assert policy.assign(batch, False).propensity.tobytes() == batch.propensity.tobytes()
+    assert n > 20
+    log.close()
