@@ -257,18 +257,18 @@ class VwModel(PolicyBase):
 
     def _scores(self, model: Model, batch: Batch, starts: Any) -> NDArray[np.float32]:
         assert batch.texts is not None
-        event, texts = events_of_candidates(batch.starts, starts), whole_texts(batch)
+        event = events_of_candidates(batch.starts, starts)
         if model.args is not None:
             shared = self._hasher.many(batch.texts.shared)
-            table = self._hasher.rows(texts) if not isinstance(shared, int) else 0
+            table = self._hasher.rows(whole_texts(batch)) if not isinstance(shared, int) else 0
             if not isinstance(shared, int) and not isinstance(table, int):
                 return scores(shared, *table, event, model.weights, model.args)
-        return self._by_vw(model.scorer, batch, texts, starts)
+        return self._by_vw(model.scorer, batch, starts)
 
-    def _by_vw(self, vw: Workspace, batch: Batch, texts: list[bytes], starts: Any) -> NDArray[np.float32]:
+    def _by_vw(self, vw: Workspace, batch: Batch, starts: Any) -> NDArray[np.float32]:
         """Scores by VW's own predict: any features, one slot after the other."""
         assert batch.texts is not None
-        out = np.empty(int(starts[-1]), np.float32)
+        out, texts = np.empty(int(starts[-1]), np.float32), whole_texts(batch)
         bounds = starts.tolist()
         for event, (first, last) in enumerate(zip(batch.starts[:-1].tolist(), batch.starts[1:].tolist(), strict=True)):
             members = batch.texts.shared[event].strip()[1:-1].strip()
