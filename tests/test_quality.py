@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from bandit.records import Features
+from replay.simulate.world import Scenario as Setting
 from tests.quality import __main__ as command
-from tests.quality import data, keel, rankers, runs
+from tests.quality import data, feeds, keel, rankers, runs
 from tests.quality.data import Request, Rows
 from tests.quality.page import page
 from tests.quality.results import Document, compare, read, write
@@ -278,3 +280,36 @@ def test_every_scenario_names_policies_that_it_has() -> None:
         assert set(scenario.quick) <= names
         assert {watched.policy for watched in scenario.watched} <= set(scenario.quick)
         assert all(watched.figure in scenario.figures for watched in scenario.watched)
+
+
+# ---------------------------------------------------------------- simulated viewers
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = Setting(feeds=40, viewers=10, items=120, candidates=30, slots=4, new_viewers=0.5)
+    worlds = dict.fromkeys(feeds.WORLDS, (tiny, tiny))
+    worlds["drift"] = (replace(tiny, drift=0.5), replace(tiny, drift=0.5))
+    monkeypatch.setattr(feeds, "WORLDS", worlds)
+
+
+@pytest.mark.parametrize("policy", [OURS, feeds.CCB, feeds.LARGE, "popularity", "best constant", "oracle"])
+def test_a_policy_plays_among_simulated_viewers(policy: str, small: None) -> None:
+    found = feeds.simulator(policy, 1, True)
+
+    assert found["value"] > 0
+    assert found["regret 1/5"] == pytest.approx(0, abs=1e-6) if policy == "oracle" else found["regret 1/5"] > 0
+
+
+def test_the_same_seed_gives_the_same_figures(small: None) -> None:
+    assert feeds.simulator(OURS, 2, True) == feeds.simulator(OURS, 2, True)
+
+
+def test_first_feeds_recovery_and_time_are_figures(small: None) -> None:
+    assert feeds.cold_viewers("popularity", 1, True)["feed 1"] > 0
+    assert set(feeds.drift("popularity", 1, True)) == {"before", "after", "later", "recovered"}
+    assert feeds.many("uniform", 1, True)["rank_ms"] > 0
+
+
+def test_viewers_are_played_under_feed_rules() -> None:
+    assert [rule["rule"] for rule in feeds.CHANGES["rules"]]

@@ -57,6 +57,7 @@ class History:
         self.film, self.viewer, self.genre = (np.zeros((n, 2)) for n in (n_films, n_viewers, len(genres)))
         self.taste = np.zeros((n_viewers, len(genres), 2))
         self.total = np.array([2.0, 1.0])
+        self.offered = np.zeros(n_films)
 
     def of(self, request: Request) -> F64:
         """Shape (n_films, 5)."""
@@ -75,7 +76,8 @@ class History:
         return rows
 
     def add(self, request: Request, shown: I64) -> None:
-        """These were shown."""
+        """These were shown, of the films that were offered."""
+        self.offered[request.films] += 1.0
         for place in shown.tolist():
             film, one = int(request.films[place]), np.array([1.0, request.rewards[place]])
             self.film[film] += one
@@ -114,9 +116,9 @@ class Popular:
 class LinUCB:
     """One linear model over the hand-made history features; upper bounds, the best shown."""
 
-    def __init__(self, seed: int, *, alpha: float = 0.1, ridge: float = 1.0) -> None:
-        self._history, self._alpha = History(), alpha
-        d = 1 + History.N
+    def __init__(self, seed: int, *, alpha: float = 0.2, ridge: float = 1.0, offers: bool = False) -> None:
+        self._history, self._alpha, self._offers = History(), alpha, offers
+        d = 1 + History.N + offers
         self._inverse, self._b = np.eye(d) / ridge, np.zeros(d)
         self._rng = np.random.default_rng(seed)
 
@@ -128,7 +130,10 @@ class LinUCB:
         return np.lexsort((self._rng.random(len(scores)), -scores))[:SLOTS]
 
     def _rows(self, request: Request) -> F64:
-        return np.concatenate([np.ones((len(request.films), 1)), self._history.of(request)], axis=1)
+        parts = [np.ones((len(request.films), 1)), self._history.of(request)]
+        if self._offers:
+            parts.append(np.log1p(self._history.offered[request.films])[:, None] / 3.0 - 1.0)
+        return np.concatenate(parts, axis=1)
 
     def hear(self, request: Request, shown: I64) -> None:
         for place in shown.tolist():
@@ -143,7 +148,7 @@ class Factors:
     """Matrix factorisation with biases, one step of gradient descent for each shown film; epsilon-greedy."""
 
     def __init__(
-        self, seed: int, *, k: int = 8, rate: float = 0.05, decay: float = 0.02, epsilon: float = 0.02
+        self, seed: int, *, k: int = 2, rate: float = 0.02, decay: float = 0.02, epsilon: float = 0.02
     ) -> None:
         self._rng = np.random.default_rng(seed)
         self._viewer, self._film = (self._rng.normal(0.0, 0.1, (n, k)) for n in (1_000, len(films()) + 1))
