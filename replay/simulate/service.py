@@ -22,7 +22,7 @@ from replay.demo.client import Client, ServiceFailed
 from replay.demo.play import catch_up
 from replay.simulate.kernels import I64
 from replay.simulate.policies import Heard
-from replay.simulate.world import BEGINS, Feed, World, hour_of
+from replay.simulate.world import BEGINS, Feed, World
 
 #: The trainer sees time pass once in so many requests, and publishes at most then: to publish takes as long as
 #: several requests, which are some seconds apart, of different viewers.
@@ -31,7 +31,6 @@ PUBLISH_EVERY: Final = 10
 MOST_AHEAD: Final = 20
 ITEMS_A_CALL: Final = 1_000
 
-_DAYPARTS: Final = ("night", "morning", "afternoon", "evening")
 
 
 class Words:
@@ -72,7 +71,6 @@ class Words:
             candidates=[self._ids[item] for item in feed.candidates.tolist()],
             event_id=self.event_id(feed),
             user=User(self.viewer(feed)),
-            context={"daypart": _DAYPARTS[hour_of(feed.at) // 6]},
             slots=n_slots,
         )
 
