@@ -369,6 +369,9 @@ SETTINGS = (
     Setting("cache_items", 200_000, "items", "hashed candidates that a worker keeps, at most"),
     Setting("keep_models", 20, "models", "newest published models whose files are kept"),
     Setting("guard", False, "yes/no", "compare what serves with a champion, beside it, and roll back (docs/feed.md)"),
+    Setting("retain_days", 0.0, "days", "records that are older are deleted; 0: none is"),
+    Setting("retain_gb", 0.0, "gigabytes", "oldest records are deleted when the log holds more; 0: none is"),
+    Setting("pseudonymise", False, "yes/no", "store keyed hashes in place of the ids of viewers (docs/feed.md)"),
     Setting("max_body_mb", 16, "megabytes", "largest request body"),
 )
 
@@ -390,6 +393,9 @@ class Settings:
     keep_models: int = 20
     guard: bool = False
     max_body_mb: int = 16
+    retain_days: float = 0.0
+    retain_gb: float = 0.0
+    pseudonymise: bool = False
 
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, for child processes."""
@@ -446,6 +452,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "cache_items": (20_000, 50_000_000),
     "keep_models": (2, 10_000),
     "max_body_mb": (1, 1_024),
+    "retain_days": (0, 36_500),
+    "retain_gb": (0, 100_000),
 }
 
 

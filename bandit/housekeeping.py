@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
 
 from bandit import records
 from bandit.store.bases import append_base, bases
@@ -11,27 +14,44 @@ from bandit.store.erasures import (
     Erasure,
     begin_deleting,
     delete_some,
+    drop_bases,
     finish,
     forget_names,
     unfinished,
 )
 from bandit.store.log import Txn
 from bandit.store.models import PublishedModel
+from bandit.store.retention import cut_of, delete_before, first_since, start_of, used_bytes
 from bandit.store.scrub import scrub
 from bandit.store.serving import kept_models
 from bandit.store.statistics import StoredEpoch
 
+DAY_S: Final = 86_400.0
+# Whatever the size, the newest hour stays.
+LEAST_KEPT_S: Final = 3_600.0
+# When the log is too large, it is cut to this share of what is allowed.
+LEFT_FULL: Final = 0.95
+FEWEST_RECORDS: Final = 1_000
+HELD_S: Final = 0.01
+SCRUB_EVERY_S: Final = 3_600.0
+
 
 class Housekeeper:
-    """Writes bases and carries out erasures; each step can be the last, and a start goes on where it was.
+    """Writes bases, carries out erasures, deletes what is too old; each step can be the last, and a start goes on.
 
+    :param monotonic: seconds; asked only for how much to do at once, and how often to look at the files
     :ivar asked: an erasure may wait to be begun
     """
 
-    def __init__(self, data: DataDirectory) -> None:
+    def __init__(self, data: DataDirectory, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._data = data
         self._log = data.log
+        self._monotonic = monotonic
         self.asked = True
+        self._target = 0
+        self._at_once = 64
+        self._unscrubbed = False
+        self._scrubbed_at = monotonic()
 
     # ------------------------------------------------------------ bases
 
@@ -94,6 +114,64 @@ class Housekeeper:
         self._log.append(write)
         if problems:
             raise problems[0]
+
+    # ------------------------------------------------------------ retention
+
+    def look(self, position: int, now: float) -> bool:
+        """See which records are too old or too many; `delete_old` deletes them. Whether to write a base, too.
+
+        The log then begins with the oldest base that needs none of them: bases are written along the way, each an
+        eighth of the log on.
+
+        :param position: of the last record that was folded
+        :param now: UTC seconds
+        """
+        days, limit = self._data.settings.retain_days, self._data.settings.retain_gb * 1e9
+        if not days and not limit:
+            return False
+        cut, used = cut_of(self._log), used_bytes(self._log)
+        wanted = cut
+
+        def since(age_s: float) -> int:
+            return first_since(self._log, now - age_s, low=cut, high=position)
+
+        if days:
+            wanted = max(wanted, since(days * DAY_S))
+        if limit and used > limit:
+            share = 1.0 - LEFT_FULL * limit / used
+            wanted = max(wanted, min(cut + int((position - cut) * share), since(LEAST_KEPT_S)))
+        found = bases(self._log)
+        start = start_of(found, wanted)
+        if start.base_pos > found[0].base_pos:
+            # First: nobody is to begin with a base whose records are going.
+            self._log.append(lambda txn: drop_bases(txn, start.base_pos))
+            # A file that cannot be deleted now is deleted with the next one.
+            with suppress(OSError):
+                self._data.bases.keep_only([one.base.statistics for one in found if one.base_pos >= start.base_pos])
+        self._target = min(wanted, start.base.reads_from)
+        near = (days and self._log.time_at(cut) < now - days * DAY_S / 2) or (limit and used > limit / 2)
+        return bool(near) and position - found[-1].base.position >= max(FEWEST_RECORDS, (position - cut) // 8)
+
+    def delete_old(self) -> None:
+        """Delete some of what is too old; the log's lock is held for about `HELD_S`.
+
+        :raises LogUnavailable: the log is away; go on later
+        """
+        if self._target:
+            cut = cut_of(self._log)
+            if cut < self._target:
+                began = self._monotonic()
+                self._log.append(lambda txn: delete_before(txn, cut, self._target, self._at_once))
+                held = self._monotonic() - began
+                self._at_once = max(8, min(4_096, int(self._at_once * (0.5 if held > HELD_S else 1.25))))
+                self._unscrubbed = True
+                return
+            self._target = 0
+        if self._unscrubbed and self._monotonic() - self._scrubbed_at > SCRUB_EVERY_S:
+            self._scrubbed_at = self._monotonic()
+            # What cannot be scrubbed now is scrubbed with what is deleted next.
+            with suppress(OSError):
+                self._unscrubbed = not scrub(self._log, lambda txn: None)
 
     # ------------------------------------------------------------ erasures
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from bandit import records
 from bandit.candidates import NO_FEATURES
@@ -16,7 +17,7 @@ from bandit.experiments import ArmSums, Experiment, apprenticeship, mean_of
 from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
 from bandit.item_table import parse_features
-from bandit.privacy import names_of, who_of
+from bandit.privacy import names_of, pseudonym_of, who_of
 from bandit.ranker import Ranker
 from bandit.records import (
     ActivateReply,
@@ -34,6 +35,8 @@ from bandit.records import (
     ItemsReply,
     ItemsRequest,
     ModelReply,
+    RankReply,
+    RankRequest,
     ReleaseRequest,
     RollbackRequest,
     ServingReply,
@@ -90,7 +93,20 @@ class Service:
         self.ranker = Ranker(data, clock=clock)
         self._log = data.log
         self._clock = clock
-        self.rank = self.ranker.decide
+        self._hidden = data.settings.pseudonymise
+        self.rank = self._rank_hidden if self._hidden else self.ranker.decide
+
+    # ------------------------------------------------------------ viewers' names
+
+    def _name(self, user: str) -> str:
+        """What stands for a viewer in everything that is stored."""
+        return pseudonym_of(user, self.data.secret) if self._hidden else user
+
+    def _rank_hidden(self, request: RankRequest, *, received: float | None = None) -> RankReply:
+        """`Ranker.decide`, which never hears the id."""
+        if request.user is not None:
+            request = replace(request, user=replace(request.user, id=self._name(request.user.id)))
+        return self.ranker.decide(request, received=received)
 
     # ------------------------------------------------------------ feedback
 
@@ -267,7 +283,7 @@ class Service:
 
         :raises LogUnavailable: nothing was stored
         """
-        record = UserRecord(user, list(dict.fromkeys(request.interests)))
+        record = UserRecord(self._name(user), list(dict.fromkeys(request.interests)))
         self._log.append(lambda txn: put_user(txn, record))
         return self.user(user)
 
@@ -276,9 +292,10 @@ class Service:
 
         :raises UnknownUser: nobody ever heard of them
         """
-        found = user_story(self._log, user)
+        found = user_story(self._log, self._name(user))
         if found is None:
             raise UnknownUser(f"nothing is known of the user {user!r}: no ranking and no sign-up named them", id=user)
+        found.id = user
         return found
 
     # ------------------------------------------------------------ erasing a viewer

@@ -49,6 +49,7 @@ CHECKPOINT_EVERY_S = 2.0
 IDLE_PUBLISH_S = 60.0
 # Erasures that are asked for at about the same time share a base.
 ERASE_EVERY_S = 0.5
+LOOK_BACK_EVERY_S = 60.0
 
 
 class HalfLearned(RuntimeError):
@@ -76,7 +77,7 @@ class Trainer:
         # What the newest publish says of where to read from; 0 until there is one that can be served.
         self._published_from = 0
         self._last_state = self._last_tick = self._last_checkpoint = self._last_look = clock()
-        self._last_publish = self._last_epoch = self._last_erasure = float("-inf")
+        self._last_publish = self._last_epoch = self._last_erasure = self._last_look_back = float("-inf")
         self._keeper = Housekeeper(data)
         # What was begun goes on before anything is read: a base says how the log looks without it.
         self._keeper.go_on()
@@ -103,7 +104,7 @@ class Trainer:
         # A trainer that was killed while it saved left its file here.
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(exist_ok=True)
-        begins = bases(self._log)[-1].base
+        begins = bases(self._log)[0].base
         for place, model in enumerate(newest_models(self._log, limit=1_000)):
             if model.position < begins.position:
                 # What it would have to read again may not be there.
@@ -152,6 +153,7 @@ class Trainer:
             self._learn_from(row)
             self._publish_if_due()
         self._erase_if_asked()
+        self._delete_old()
         now = self._clock()
         self._publish_if_due()
         if self._passed(self._last_state, STATE_EVERY_S):
@@ -287,6 +289,13 @@ class Trainer:
             return
         self._problem = self._keeper.go_on() or self._problem
         self._keeper.asked = self._keeper.unfinished()
+
+    def _delete_old(self) -> None:
+        if self._passed(self._last_look_back, LOOK_BACK_EVERY_S):
+            self._last_look_back = self._clock()
+            if self._keeper.look(self.position, self._clock()):
+                self._rebase("retention")
+        self._keeper.delete_old()
 
     def _rebase(self, cause: str, erasures: Sequence[Erasure] = ()) -> bool:
         """Publish, and write a base there; False if that could not be, and the problem is told."""

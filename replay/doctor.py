@@ -57,6 +57,8 @@ class Diagnosis(Struct):
     """What the doctor says.
 
     :param left_out: what the reader could not use, by plain reason
+    :param deleted_before: position of a service's log before which records were deleted, as they are kept only so long;
+        0 or 1: none was, as far as can be told
     :param checks: faults first
     :param rows: the whole log, then every day, model, config and slot
     """
@@ -67,6 +69,7 @@ class Diagnosis(Struct):
     slots: int
     first_time: float | None
     last_time: float | None
+    deleted_before: int
     left_out: dict[str, int]
     examples: list[str]
     checks: list[Check]
@@ -116,6 +119,7 @@ def diagnose(
         slots=slots,
         first_time=first if first <= last else None,
         last_time=last if first <= last else None,
+        deleted_before=getattr(log, "deleted_before", 0),
         left_out=dict(problems.counts),
         examples=list(problems.examples),
         checks=sorted(checks, key=lambda check: list(_MARKS).index(check.level)),
@@ -198,6 +202,8 @@ def report(diagnosis: Diagnosis) -> str:
     times = [_when(at) for at in (diagnosis.first_time, diagnosis.last_time) if at is not None]
     span = f", {times[0]} to {times[1]}" if len(times) == 2 else ""
     lines = [f"{diagnosis.log} ({diagnosis.kind}): {diagnosis.events:,} events, {diagnosis.slots:,} slots{span}", ""]
+    if diagnosis.deleted_before > 1:
+        lines[1:] = [f"older records were deleted: the log begins at position {diagnosis.deleted_before:,}", ""]
     faults = sum(check.level == "refusal" for check in diagnosis.checks)
     looks = sum(check.level == "warning" for check in diagnosis.checks)
     if faults:

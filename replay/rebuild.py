@@ -23,6 +23,7 @@ from bandit.errors import BanditError, LogUnavailable
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
 from bandit.statistics import Statistics
+from bandit.store.bases import bases
 from bandit.store.items import versions
 from bandit.store.models import digest_of
 from bandit.store.reading import ReadOnlyLog
@@ -141,6 +142,8 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
                     models.compare(due)
                 else:
                     epochs.compare(due)
+            if bases(log)[0].base_pos != begin.base_pos:
+                raise LogUnavailable("older records were deleted while the log was read; ask again")
             return Rebuilt(
                 data=str(data),
                 arguments=begin.base.arguments,

@@ -23,6 +23,7 @@ from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Log, Needs
 from replay.policies.base import PolicyBase, candidate_starts, number, of_chosen, place_of_slot, split_options
 from replay.policies.rows import Hasher, events_of_candidates, explored, scores
+from replay.readers.service_texts import whole_texts
 
 _COMMON: Final = {
     "floor": "share of uniform exploration on top, from 0 to 1",
@@ -259,7 +260,7 @@ class VwModel(PolicyBase):
         event = events_of_candidates(batch.starts, starts)
         if model.args is not None:
             shared = self._hasher.many(batch.texts.shared)
-            table = self._hasher.rows(batch.texts.candidates) if not isinstance(shared, int) else 0
+            table = self._hasher.rows(whole_texts(batch)) if not isinstance(shared, int) else 0
             if not isinstance(shared, int) and not isinstance(table, int):
                 return scores(shared, *table, event, model.weights, model.args)
         return self._by_vw(model.scorer, batch, starts)
@@ -267,13 +268,13 @@ class VwModel(PolicyBase):
     def _by_vw(self, vw: Workspace, batch: Batch, starts: Any) -> NDArray[np.float32]:
         """Scores by VW's own predict: any features, one slot after the other."""
         assert batch.texts is not None
-        out = np.empty(int(starts[-1]), np.float32)
+        out, texts = np.empty(int(starts[-1]), np.float32), whole_texts(batch)
         bounds = starts.tolist()
         for event, (first, last) in enumerate(zip(batch.starts[:-1].tolist(), batch.starts[1:].tolist(), strict=True)):
             members = batch.texts.shared[event].strip()[1:-1].strip()
             for slot in range(first, last):
                 begin, end = bounds[slot], bounds[slot + 1]
-                listed = b",".join(batch.texts.candidates[begin:end])
+                listed = b",".join(texts[begin:end])
                 text = b"{" + members + (b"," if members else b"") + b'"_multi":[' + listed + b"]}"
                 try:
                     examples = vw.parse(text.decode())

@@ -30,6 +30,7 @@ from bandit.store.events import decisions_at
 from bandit.store.items import versions
 from bandit.store.models import ModelFiles, PublishedModel, newest_models
 from bandit.store.reading import ReadOnlyLog
+from bandit.store.retention import cut_of
 from replay.errors import BadLog, BadQuestion
 from replay.events import Batch, Needs, Problems, Texts, hash_key
 from replay.readers import service_fields
@@ -136,6 +137,15 @@ class ServiceLog:
         if not ranges:
             return None
         return min(n * min(0.0, low) for n, (low, _) in ranges), max(n * max(0.0, high) for n, (_, high) in ranges)
+
+    @property
+    def deleted_before(self) -> int:
+        """Position before which records were deleted for their age or number; 1: none was."""
+        try:
+            return cut_of(self.log)
+        except LogUnavailable:
+            # Of a release that deleted none.
+            return 1
 
     def problems(self) -> Problems:
         """Decisions that were left out in the last full reading."""

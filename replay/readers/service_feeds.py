@@ -63,6 +63,8 @@ class Feeds:
     """Of decisions by their place, what all candidates share, once a policy has asked for it."""
     known: dict[int, F32 | BadLog | None] = field(default_factory=dict)
     """Of decisions by their place, the dense columns of all candidates or why there are none, once asked for."""
+    whole: list[bytes] | None = None
+    """Texts of candidates with their dense columns, once `service_texts.whole_texts` was asked for them."""
 
     def dense(self, i: int) -> F32 | None:
         """Dense columns of all candidates of a decision as they stood, shape (n, k); None if it had none.

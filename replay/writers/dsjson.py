@@ -14,6 +14,7 @@ import numpy as np
 from replay.errors import BadLog
 from replay.events import Batch, Candidates
 from replay.readers.identity import Identity, name_of_key
+from replay.readers.service_texts import whole_texts
 from replay.readers.stamps import hash_texts, stamps_of
 
 MOST_KEPT: Final = 200_000
@@ -152,7 +153,7 @@ class DsjsonWriter:
             self._named.clear()
         if batch.texts is None:
             return [self._made.get(key) or self._make(key) for key in keys]
-        pairs = zip(batch.texts.candidates, keys, strict=True)
+        pairs = zip(whole_texts(batch), keys, strict=True)
         return [self._named.get(pair) or self._name(*pair) for pair in pairs]
 
     def _make(self, key: int) -> bytes:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from replay.errors import BadLog
 from replay.events import Batch, Candidates, event_of_slot, slot_numbers
 from replay.readers.parquet import ROLES
+from replay.readers.service_texts import whole_texts
 
 # Names that have a part of their own; a field or column of such a name is written with a "field_" before it.
 _TAKEN: Final = frozenset(name for usual in ROLES.values() for name in usual)
@@ -76,7 +77,7 @@ class ParquetWriter:
                 every = np.full(len(batch.candidates.item), np.nan) if logged is None else logged
                 columns["candidate_propensities"] = pa.LargeListArray.from_arrays(offsets, pa.array(every))
             if batch.texts is not None:
-                texts = pa.array([text.decode() for text in batch.texts.candidates], pa.string())
+                texts = pa.array([text.decode() for text in whole_texts(batch)], pa.string())
                 columns["shared_text"] = pa.array([batch.texts.shared[i].decode() for i in event.tolist()], pa.string())
                 columns["candidate_texts"] = pa.LargeListArray.from_arrays(offsets, texts)
         if batch.contexts is not None:

@@ -11,16 +11,22 @@ import msgspec
 import numpy as np
 import pytest
 
+from bandit.columns import NAMES
 from bandit.config import Settings
+from bandit.explain import contributions
+from bandit.features import with_dense
 from bandit.records import Decision, RankRequest, User, UserRecord
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.store.statistics import put_user
+from replay.__main__ import main
 from replay.errors import BadLog
 from replay.events import Needs
 from replay.policies import parse_policy
+from replay.policies.feed_models import find_model, scores_of
 from replay.readers import service_past
 from replay.readers.service import ServiceLog
+from replay.readers.service_texts import whole_texts
 from tests.conftest import Clock, Loop
 from tests.test_rebuild import Crowd, alter, short_windows
 
@@ -214,4 +220,71 @@ def test_after_an_erasure_what_the_log_still_tells_is_told(loop: Loop) -> None:
         n += batch.n
         assert policy.assign(batch, False).propensity.tobytes() == batch.propensity.tobytes()
     assert n > 20
+    log.close()
+
+
+# ---------------------------------------------------------------- where texts are wanted
+
+
+def test_what_is_converted_has_the_columns_that_were_learned_from_and_those_of_all_others(
+    crowded: Crowd, tmp_path: Path
+) -> None:
+    assert main(["convert", str(crowded.loop.data.path), str(tmp_path / "out.json")]) == 0
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "out.json").read_bytes().splitlines()]
+    log = ServiceLog(crowded.loop.data.path)
+    at = 0
+    for batch in log.batches(Needs()):
+        feeds = batch.source
+        for i, entry in enumerate(feeds.entries):
+            line = lines[at]
+            at += 1
+            multi = {one["I"]["id"]: one for one in line["c"]["_multi"]}
+            dense = feeds.dense(i)
+            assert dense is not None
+            texts = feeds.items.texts(entry.versions.tolist())
+            slots = slice(feeds.starts[i], feeds.starts[i + 1])
+            shown = dict(zip(feeds.at[slots].tolist(), entry.decision.slots, strict=True))
+            for place, (text, values) in enumerate(zip(texts, dense.tolist(), strict=True)):
+                learned = with_dense(text, NAMES, shown[place].dense if place in shown else values)
+                written = multi[msgspec.json.decode(text)["I"]["id"]]
+                written.pop("_tag", None)
+                assert written == msgspec.json.decode(learned)
+                assert "D" in written
+    assert at == len(lines) > 100
+    log.close()
+
+
+def test_texts_with_columns_score_as_the_kernel_does(crowded: Crowd) -> None:
+    log = ServiceLog(crowded.loop.data.path)
+    model = find_model("newest", log)
+    batch = next(iter(log.batches(Needs(candidates=True, texts=True))))
+    texts = whole_texts(batch)
+    assert batch.candidates is not None
+    assert batch.texts is not None
+    starts, event = batch.candidates.starts, np.repeat(np.arange(batch.n), np.diff(batch.starts))
+    scored = np.concatenate([scores_of(model, batch.source, i) for i in range(batch.n)])
+    for slot in range(0, batch.n_slots, 7):
+        i = int(event[slot])
+        chosen = int(starts[slot] + batch.chosen[slot])
+        parts = contributions(batch.texts.shared[i], texts[chosen], model.weights, model.args)
+        place = int(batch.source.of[i] + batch.source.at[slot])
+        assert sum(part for _, part in parts) == pytest.approx(float(scored[place]), abs=1e-5)
+    log.close()
+
+
+def test_a_model_file_ranks_with_the_columns_too(crowded: Crowd) -> None:
+    log = ServiceLog(crowded.loop.data.path)
+    newest = next(iter(log.published())).digest
+    path = crowded.loop.data.path / "models" / f"{newest}.vw"
+    ours, plain = (
+        parse_policy("feed:newest,explorer=greedy,shortlist=none,floor=.1"),
+        parse_policy(f"greedy:{path},floor=.1"),
+    )
+    n = 0
+    for policy in (ours, plain):
+        policy.prepare(log)
+    for batch in log.batches(plain.needs(False)):
+        n += batch.n
+        assert plain.assign(batch, False).propensity == pytest.approx(ours.assign(batch, False).propensity)
+    assert n > 100
     log.close()
