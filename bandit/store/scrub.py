@@ -15,6 +15,7 @@ Source: "Database File Format", section 1.6, sqlite.org.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,8 @@ PAGES_ZEROED_AT_ONCE: Final = 64
 MOST_PAGES: Final = 1 << 25
 _KINDS: Final = (2, 5, 10, 13)
 _INTERIOR: Final = (2, 5)
+# Of a page: its kind, the first free block, how many cells, and where they begin.
+_HEADER: Final = struct.Struct(">BHHH")
 
 # Closing any descriptor of the database would drop the locks that SQLite holds in this process (POSIX has them so):
 # what was opened once stays open.
@@ -45,7 +48,7 @@ def _descriptor(path: Path) -> int:
 
 
 def scrub(log: EventLog, last: Callable[[Txn], None]) -> bool:
-    """Zero all gaps of the database file, and then run ``last`` in a transaction.
+    """Zero all gaps of the database file, and then run ``last`` in a transaction; the lock is held some ms at a time.
 
     :returns: False if a reader is at work for so long that the WAL cannot be emptied: try again
     :raises LogUnavailable: the log cannot be written
@@ -59,15 +62,17 @@ def scrub(log: EventLog, last: Callable[[Txn], None]) -> bool:
             return False
         page_size = int(txn.execute("PRAGMA page_size").fetchone()[0])
     dirty = list(_dirty(file, page_size))
-    for start in range(0, max(1, len(dirty)), PAGES_ZEROED_AT_ONCE):
+    for start in range(0, len(dirty), PAGES_ZEROED_AT_ONCE):
+        # Of emptying the WAL the slow part is done before everybody has to wait.
+        log.checkpoint()
         with log.alone() as txn:
             if txn is None:
                 return False
             _zero(file, page_size, dirty[start : start + PAGES_ZEROED_AT_ONCE])
             # Changes a page, so that every connection reads again what it had in memory.
             txn.execute("UPDATE retention SET cut = cut")
-            if start + PAGES_ZEROED_AT_ONCE >= len(dirty):
-                last(txn)
+    os.fdatasync(file)
+    log.append(last)
     return True
 
 
@@ -106,15 +111,14 @@ def gaps(pages: npt.NDArray[np.uint8]) -> tuple[I64, I64, I64]:
 
 
 def _zero(file: int, page_size: int, numbers: Sequence[int]) -> None:
+    """Zero the gaps of these pages as they are now; without numpy, whose calls take longer than a page does."""
     for number in numbers:
-        page = np.frombuffer(os.pread(file, page_size, page_size * number), np.uint8).reshape(1, -1)
-        rows, low, high = gaps(page)
-        if not len(rows):
+        page = os.pread(file, page_size, page_size * number)
+        kind, _, n_cells, high = _HEADER.unpack_from(page)
+        low = (12 if kind in _INTERIOR else 8) + 2 * n_cells
+        if kind not in _KINDS or not low < high <= page_size:
             continue
         # No cell begins in the gap: else this is no page of a b-tree.
-        pointers = page[0, int(low[0]) - 2 * (int(page[0, 3]) * 256 + int(page[0, 4])) : int(low[0])].astype(np.int64)
-        cells = pointers[::2] * 256 + pointers[1::2]
-        if len(cells) and int(cells.min()) < int(high[0]):
+        if n_cells and min(struct.unpack_from(f">{n_cells}H", page, low - 2 * n_cells)) < high:
             continue
-        os.pwrite(file, bytes(int(high[0] - low[0])), page_size * number + int(low[0]))
-    os.fdatasync(file)
+        os.pwrite(file, bytes(high - low), page_size * number + low)
