@@ -31,7 +31,7 @@ TINY = QUICK._replace(
     n_logged=20,
     n_slots=10,
 )
-IN_PROCESS = ["warm", "cold", "slot", "width", "log"]
+IN_PROCESS = ["warm", "cold", "rules", "slot", "width", "log"]
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="the load generator is compiled, and there is no cc")
 

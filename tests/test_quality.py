@@ -219,7 +219,7 @@ def one(monkeypatch: pytest.MonkeyPatch) -> Scenario:
     scenario = Scenario(
         name="one",
         what="Nothing.",
-        policies=[Policy(OURS, measured, 2), Policy("other", partial(_constant, 0.1), note="slow")],
+        policies=[Policy(OURS, measured, 2), Policy("other", partial(_constant, 0.1)), Policy("third", partial(_constant, 0.2), note="slow")],
         figures=["reward"],
         targets=lambda table: [beats(table, "reward", ["other"], text="beats other")],
         quick=[OURS],
@@ -271,7 +271,8 @@ def test_ci_holds_the_short_part_against_the_file(one: Scenario, tmp_path: Path)
 def test_the_page_says_what_was_not_measured(one: Scenario) -> None:
     text = page({"one": one}, Document(full={"one": {OURS: [{"reward": 0.5}]}}), [])
 
-    assert "| other |  | slow |" in text
+    assert "| other |  | not measured |" in text
+    assert "| third |  | slow |" in text
 
 
 def test_every_scenario_names_policies_that_it_has() -> None:

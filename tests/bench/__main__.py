@@ -21,6 +21,7 @@ from tests.bench.session import QUICK, Scale, Session
 GROUPS: dict[str, Callable[[Session], list[Result]]] = {
     "warm": ranking.warm,
     "cold": ranking.cold,
+    "rules": ranking.rules,
     "latency": http.latency,
     "tail": http.tail,
     "workers": http.workers,

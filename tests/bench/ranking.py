@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from bandit import records
+from bandit.config import LiveConfig
 from bandit.records import RankRequest
+from bandit.rules import Cap, Quota, Rule, default_rules
 from bandit.service import Service
 from tests.bench.engine import Engine, catalogued_text, json_event, json_workspace, text_of_json, text_workspace
 from tests.bench.results import Result
@@ -73,6 +77,34 @@ def warm(session: Session) -> list[Result]:
             unit="x faster",
             measured=_columns(reading, "rank_us", "predict_text_us"),
         ),
+    ]
+
+
+def rules(session: Session) -> list[Result]:
+    """`Ranker.rank` under all feed rules against none, for viewers with a past."""
+    with warm_service(session) as service:
+        requests = session.workload.requests()
+        ranker = service.ranker
+        given = ranker.config
+        every = [*default_rules(), Cap(of="tag", most=3), Quota(of="new")]
+
+        def rank_under(chosen: list[Rule]) -> list[float]:
+            ranker.config = LiveConfig(given.version, msgspec.structs.replace(given.document, rules=chosen))
+            return each_us(ranker.rank, requests)
+
+        rank_under(every)
+        pairs = interleaved(
+            lambda _: rank_under(every), lambda _: rank_under([]), repetitions=session.scale.repetitions
+        )
+        ranker.config = given
+    return [
+        Result(
+            name="rank_rules",
+            what=f"Ranker.rank, {session.scale.n_candidates:,} candidates, under {len(every)} feed rules against none",
+            ratios=[under / free for under, free in pairs],
+            limit=1.3,
+            measured=_columns(pairs, "rules_us", "no_rules_us"),
+        )
     ]
 
 

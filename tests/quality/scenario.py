@@ -18,14 +18,14 @@ class Policy(NamedTuple):
 
     :ivar measure: from a seed, and whether to be quick, to figures; importable by name, for other processes
     :ivar seeds: so many full runs, with seeds from 1 up
-    :ivar recorded: figures that were measured elsewhere, for when it cannot be run; or where it never is
+    :ivar package: it is another package's
+    :ivar note: it is run only when asked for by name, for this reason
     """
 
     name: str
-    measure: Callable[[int, bool], Measured] | None
+    measure: Callable[[int, bool], Measured]
     seeds: int = 1
     package: str = ""
-    recorded: Measured | None = None
     note: str = ""
 
 
