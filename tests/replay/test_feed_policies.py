@@ -504,12 +504,14 @@ N_LOGGED = 2_500
 N_DEPLOYED = 1_200
 # Two-sided, of a normal: each of the three comparisons fails a right implementation with 6.3e-5.
 STANDARD_ERRORS = 4.0
+# Tastes are of a viewer's own features, which the default does not cross with the item.
+CROSSED = "-b 18 -q UI -l 0.2"
 
 
 def trained(tmp_path: Path) -> tuple[bytes, int]:
     """A model that knows something of the viewers' tastes, from elsewhere."""
     rng = random.Random(11)
-    with Learner(ModelArgs.parse(Settings(tmp_path).vw), scratch=tmp_path) as learner:
+    with Learner(ModelArgs.parse(CROSSED), scratch=tmp_path) as learner:
         for _ in range(600):
             viewer, item = rng.choice(VIEWERS), rng.choice(ITEMS)
             shared = b'{"S":{"slot":"0"},"U":{"age":"%s"}}' % viewer.encode()
@@ -522,7 +524,7 @@ def deployed(path: Path, model: bytes, n_learned: int, seed: int, n: int, **conf
     """What feeds earn with this model and config really in force, and nothing learned."""
     path.mkdir()
     clock = Clock()
-    data = DataDirectory(Settings(path, durable=False), clock=clock)
+    data = DataDirectory(Settings(path, vw=CROSSED, durable=False), clock=clock)
     digest, weights_digest = data.models.write(model, weights_from_model(model, data.args))
     publish = Publish(digest=digest, position=1, reads_from=1, learned=n_learned)
     data.log.append(lambda txn: append_publish(txn, publish, weights_digest))

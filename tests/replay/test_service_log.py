@@ -244,6 +244,8 @@ def test_nothing_was_less_likely_than_the_floor_that_is_told(played: Player) -> 
 
 def test_fallbacks_are_events_too(data: DataDirectory, clock: Clock) -> None:
     service = Service(data, clock=clock)
+    live = service.config()
+    service.put_config(msgspec.structs.replace(live.document, floor=0.05), expected=live.version)
     reply = service.rank(RankRequest(["a", "b", "c"], slots=2))
     assert reply.fallback == "no_model"
     service.feedback([Feedback(reply.event_id, [ItemFeedback(reply.ranking[1].id, {"watch_s": 30.0})])])
