@@ -21,7 +21,7 @@ from bandit.model_args import ModelArgs
 from bandit.presets import DEFAULT, resolved
 from bandit.records import MAX_SLOTS
 from bandit.reward import Formula
-from bandit.rules import Rule, rule_faults
+from bandit.rules import Rule, default_rules, rule_faults
 from bandit.signals import DERIVED, WATCHED, Watch, WatchTable, faults_of
 
 # ---------------------------------------------------------------- explorers
@@ -191,7 +191,7 @@ class Config(Struct, forbid_unknown_fields=True):
     guard: Guard = msgspec.field(default_factory=Guard)
     mode: Literal["serve", "apprentice"] = "serve"
     experiment: Experiment | None = None
-    rules: Annotated[list[Rule], Meta(max_length=16)] = []
+    rules: Annotated[list[Rule], Meta(max_length=16)] = msgspec.field(default_factory=default_rules)
 
     def __post_init__(self) -> None:
         # Here, so that no config exists, and none is stored, whose reward another release could read otherwise.

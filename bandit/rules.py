@@ -161,6 +161,10 @@ class Restrictions(NamedTuple):
     tags: I64
     pins: I32
 
+    def same_as(self, other: Restrictions) -> bool:
+        """Whether both leave the same at every slot, by all that settles it."""
+        return all(np.array_equal(np.asarray(mine), np.asarray(its)) for mine, its in zip(self, other, strict=True))
+
 
 _NO_TABLE: Final = np.zeros((0, 3), np.int32)
 _NO_I64: Final = np.zeros(0, np.int64)
@@ -223,7 +227,9 @@ def bind(
                     at_slot[slot] = at_slot.get(slot, 0) | bit
         elif attributes is not None:
             if isinstance(rule, Duplicates):
-                identity = attributes.identity
+                # Of itself every candidate stands once.
+                if (attributes.identity != attributes.item).any():
+                    identity = attributes.identity
             elif isinstance(rule, Spacing | Cap):
                 if isinstance(rule, Cap) and rule.of == "tag":
                     if len(attributes.tags):

@@ -16,11 +16,25 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bandit.attributes import attributes_of
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
+from bandit.rules import (
+    UNRESTRICTED,
+    Cap,
+    Duplicates,
+    Marks,
+    Quota,
+    Restrictions,
+    Rule,
+    Seen,
+    Spacing,
+    bind,
+)
 from bandit.slate import (
     ELIGIBLE,
     INELIGIBLE,
@@ -36,7 +50,7 @@ Array = NDArray[Any]
 Slots = tuple[int, ...]
 
 FALSE_ALARM = 1e-6
-N_TESTS = 150
+N_TESTS = 200
 THRESHOLD = FALSE_ALARM / N_TESTS
 N_DRAWS = 10_000
 MIN_EXPECTED = 20.0
@@ -101,6 +115,7 @@ class Case(NamedTuple):
     explorer: Explorer
     shortlist: int
     floor: Array
+    rules: Restrictions = UNRESTRICTED
 
     def slates(self) -> list[Slots]:
         """Every slate that could be drawn, whatever its probability."""
@@ -115,6 +130,7 @@ class Case(NamedTuple):
             explorer=self.explorer,
             shortlist=self.shortlist,
             floor=self.floor,
+            rules=self.rules,
         )
 
     def expected(self) -> dict[Slots, float]:
@@ -133,6 +149,7 @@ class Case(NamedTuple):
                 shortlist=self.shortlist,
                 floor=self.floor,
                 seed=seed,
+                rules=self.rules,
             )
             slate = tuple(drawn.chosen.tolist())
             counts[slate] += 1
@@ -232,9 +249,60 @@ def test_random_decisions_are_drawn_as_often_as_recorded(number: int) -> None:
     random_case(number).check()
 
 
+ITEMS: list[Any] = [
+    {"creator": "a", "sound": "x", "tags": ["p"]},
+    {"creator": "a", "sound": "y", "tags": ["p", "q"], "group": "g"},
+    {"creator": "b", "sound": "x", "tags": ["q"], "group": "g"},
+    {"creator": "b", "sound": "y", "tags": ["r"]},
+    {"creator": "c", "sound": "x", "tags": ["p"]},
+    {"tags": ["r"]},
+]
+MARKS = Marks(
+    seen=np.array([1, 0, 0, 1, 0, 0], np.uint8),
+    new=np.array([0, 0, 1, 1, 0, 0], np.uint8),
+    off_interest=np.array([0, 0, 0, 1, 0, 1], np.uint8),
+)
+RULED: dict[str, tuple[list[Rule], dict[str, list[int]], dict[int, int]]] = {
+    # rules, slots of quotas, pins
+    "spacing": ([Spacing(of="creator"), Spacing(of="sound", slots=2)], {}, {}),
+    "caps": ([Cap(of="creator", most=1), Cap(of="tag", most=1)], {}, {}),
+    "duplicates": ([Duplicates()], {}, {}),
+    "seen": ([Seen()], {}, {}),
+    "quotas": ([Quota(of="new"), Quota(of="off_interest")], {"quota:new": [0], "quota:off_interest": [2]}, {}),
+    "pins": ([Spacing(of="creator")], {}, {1: 4}),
+    "everything": (
+        [Duplicates(), Seen(), Cap(of="tag", most=1), Spacing(of="sound"), Spacing(of="creator"), Quota(of="new")],
+        {"quota:new": [1]},
+        {3: 5},
+    ),
+    "everything, otherwise": (
+        [Quota(of="off_interest"), Spacing(of="creator", slots=3), Cap(of="sound", most=1), Seen(), Duplicates()],
+        {"quota:off_interest": [0, 1]},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("explorer", ["squarecb", "epsilon", "softmax", "uniform"])
+@pytest.mark.parametrize("rules", RULED)
+def test_slates_under_rules_are_drawn_as_often_as_recorded(rules: str, explorer: str) -> None:
+    of, reserved, pins = RULED[rules]
+    rng = np.random.default_rng(list(f"{rules}/{explorer}".encode()))
+    attributes = attributes_of([(f"v{i}", msgspec.json.encode(item)) for i, item in enumerate(ITEMS)])
+    bound = bind(of, attributes, MARKS, n_slots=4, reserved=reserved, pins=pins)
+    case = Case(
+        scores_of("normal", 6, rng), np.zeros(6, np.uint8), 4, EXPLORERS[explorer], 2, np.full(4, 0.3),
+        bound.restrictions,
+    )  # fmt: skip
+    case.check()
+    # The rules do something, or this would prove nothing.
+    assert case.expected() != case._replace(rules=UNRESTRICTED).expected()
+
+
 def test_the_number_of_tests_is_what_the_false_alarm_rate_was_divided_by() -> None:
-    # 30 random decisions and, below, two for the scoring order and six (three explorers) in the large.
-    assert len(SCENARIOS) * len(EXPLORERS) + 30 + 2 + 6 <= N_TESTS
+    # 30 random decisions, four explorers under each set of rules and, below, two for the scoring order and six (three
+    # explorers) in the large.
+    assert len(SCENARIOS) * len(EXPLORERS) + 30 + 4 * len(RULED) + 2 + 6 <= N_TESTS
 
 
 @pytest.mark.parametrize("explorer", ["squarecb", "epsilon", "softmax"])

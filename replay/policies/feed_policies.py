@@ -10,6 +10,7 @@ import numpy as np
 from bandit.config import Config, Drawing, ExplorerConfig
 from bandit.exploration import Exploration
 from bandit.explore import epsilon_greedy
+from bandit.rules import Bound
 from bandit.slate import limited
 from replay.errors import BadPolicy
 from replay.events import F64, I64, Assignment, Batch, Log, Needs, event_of_slot
@@ -18,6 +19,7 @@ from replay.policies.feed_models import History, Model, find_model, scores_of
 from replay.policies.feed_support import caller_scores, refuse_unsupported, weight_bound
 from replay.readers.service import ServiceLog
 from replay.readers.service_feeds import Feeds, live_of
+from replay.readers.service_rules import bound_otherwise
 
 LOGGED: Final = "logged"
 
@@ -192,11 +194,28 @@ class RankedFeed(FeedPolicy):
         else:
             assert self._history is not None
             scores = scores_of(self._history.model(decision.model or ""), feeds, i)
-        draw = Draw.of(feeds, i, scores, drawing.asked, drawing.shortlist, floor)
+        rules = self._rules(feeds, i)
+        draw = Draw.of(feeds, i, scores, drawing.asked, drawing.shortlist, floor, rules)
+        if rules is not None:
+            draw.refuse_uncovered(feeds.entries[i].pos)
         if drawing.most == 1.0:
             return draw
-        explorer = limited(scores, draw.state, drawing.asked, shortlist=drawing.shortlist, most=drawing.most)
+        explorer = limited(
+            scores, draw.state, drawing.asked, shortlist=drawing.shortlist, most=drawing.most,
+            rules=draw.rules.restrictions,
+        )  # fmt: skip
         return draw._replace(explorer=explorer)
+
+    def _rules(self, feeds: Feeds, i: int) -> Bound | None:
+        """Feed rules of its own for a decision; None where they are those that it was made with."""
+        if self._document is None:
+            return None
+        decision, rules = feeds.entries[i].decision, self._document.rules_in_force
+        own = live_of(feeds.configs, decision).document.rules_in_force
+        if rules == own:
+            return None
+        attributes = feeds.items.attributes(feeds.versions[feeds.of[i] : feeds.of[i + 1]])
+        return bound_otherwise(decision, own, rules, attributes)
 
     def _drawing(self, feeds: Feeds, i: int) -> Drawing:
         """How it draws a decision, but for the scores."""

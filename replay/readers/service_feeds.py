@@ -12,11 +12,13 @@ from numba import njit
 from bandit.config import Drawing, LiveConfig
 from bandit.features import HashedFeatures
 from bandit.records import Decision
+from bandit.rules import NOTHING, Bound
 from bandit.slate import ELIGIBLE, INELIGIBLE
 from replay.errors import BadLog
 from replay.events import F64, I64, U8, Candidates, event_of_slot
 from replay.readers.service_items import I32, U32, ItemVersions
 from replay.readers.service_past import F32, Past
+from replay.readers.service_rules import Bools, bound_again, pools
 
 #: Dense columns of so many candidates are kept for a batch: some 80 MB.
 MOST_CELLS: Final = 1_000_000
@@ -51,7 +53,8 @@ class Feeds:
     versions: U32
     """Shape (N,): item versions of all candidates, in the caller's order."""
     state: U8
-    """Shape (N,): ELIGIBLE or INELIGIBLE. What a deadline left unscored could have been shown: it is eligible."""
+    """Shape (N,): ELIGIBLE or INELIGIBLE, whatever stands above. What a deadline left unscored could have been shown:
+    it is eligible."""
     at: I32
     """Shape (S,): what was shown, as a place among all of its decision's candidates."""
     floor: F64
@@ -65,6 +68,14 @@ class Feeds:
     """Of decisions by their place, the dense columns of all candidates or why there are none, once asked for."""
     whole: list[bytes] | None = None
     """Texts of candidates with their dense columns, once `service_texts.whole_texts` was asked for them."""
+    bound: dict[int, Bound] = field(default_factory=dict)
+    """Feed rules of decisions by their place; not of those to which no rule matters."""
+    pools: dict[int, Bools] = field(default_factory=dict)
+    """Of the same, shape (slots, n): what the rules left to be drawn at each slot."""
+
+    def rules(self, i: int) -> Bound:
+        """Feed rules of the decision at a place."""
+        return self.bound.get(i, NOTHING)
 
     def dense(self, i: int) -> F32 | None:
         """Dense columns of all candidates of a decision as they stood, shape (n, k); None if it had none.
@@ -120,6 +131,7 @@ def gather(entries: Sequence[Entry], configs: Mapping[int, LiveConfig], items: I
         )
     floor = np.array([phi for one in entries for phi in floors_of(configs, one.decision)])
     feeds = Feeds(entries, configs, items, starts, of, versions, state, at, floor, np.empty(0), past)
+    _apply_rules(feeds, chosen, n_left)
     feeds.least = _least(feeds, n_left)
     return Placed(feeds, chosen, n_left)
 
@@ -127,7 +139,47 @@ def gather(entries: Sequence[Entry], configs: Mapping[int, LiveConfig], items: I
 def candidates_of(feeds: Feeds) -> tuple[Candidates, I64]:
     """What could have been shown at each slot, and shape (C,): where each of these stands in ``feeds.versions``."""
     starts, places = _remaining(feeds.starts, feeds.of, feeds.state, feeds.at)
+    if feeds.pools:
+        starts, places = _as_ruled(feeds, starts, places)
     return Candidates(starts, feeds.items.keys(feeds.versions)[places]), places
+
+
+def _apply_rules(feeds: Feeds, chosen: I64, n_left: I64) -> None:
+    """Bind the rules of every decision again, and count at its slots only what they left there.
+
+    :param chosen, n_left: see `Placed`; written
+    :raises BadLog: a decision shows what its rules kept out
+    """
+    for i, entry in enumerate(feeds.entries):
+        begin, end = int(feeds.of[i]), int(feeds.of[i + 1])
+        rules = live_of(feeds.configs, entry.decision).document.rules_in_force
+        bound = bound_again(entry.decision, rules, feeds.versions[begin:end], feeds.items)
+        if bound is NOTHING:
+            continue
+        slots = slice(int(feeds.starts[i]), int(feeds.starts[i + 1]))
+        at = feeds.at[slots]
+        left = pools(feeds.state[begin:end], at, bound.restrictions)
+        wrong = ~left[np.arange(len(at)), at]
+        if wrong.any():
+            raise BadLog(
+                f"the log is damaged: the decision at position {entry.pos} (event {entry.event_id!r}) shows at slot "
+                f"{int(np.argmax(wrong))} what its feed rules keep out"
+            )
+        feeds.bound[i], feeds.pools[i] = bound, left
+        n_left[slots] = left.sum(1)
+        chosen[slots] = [int(row[:place].sum()) for row, place in zip(left, at.tolist(), strict=True)]
+
+
+def _as_ruled(feeds: Feeds, starts: I64, places: I64) -> tuple[I64, I64]:
+    """What remained at each slot, without what rules kept out there."""
+    parts: list[I64] = []
+    for i in range(len(feeds.entries)):
+        for slot in range(int(feeds.starts[i]), int(feeds.starts[i + 1])):
+            if i in feeds.pools:
+                parts.append(np.flatnonzero(feeds.pools[i][slot - feeds.starts[i]]) + feeds.of[i])
+            else:
+                parts.append(places[starts[slot] : starts[slot + 1]])
+    return _offsets([len(part) for part in parts]), np.concatenate(parts) if parts else places
 
 
 def policy_of(config: LiveConfig, decision: Decision) -> str:

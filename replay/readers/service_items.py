@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit import records
+from bandit.attributes import Attributes, AttributeTable, attributes_of_item
 from bandit.errors import InvalidRequest
 from bandit.features import resolve_item
 from bandit.item_table import ItemTable, TableFull, TableView
@@ -44,6 +45,9 @@ class ItemVersions:
         self._key_of = np.zeros(0, np.uint64)
         self._has_key = np.zeros(0, np.bool_)
         self._texts: dict[int, bytes] = {}
+        self._attributes = AttributeTable(MAX_ROWS)
+        self._attributes_at = np.full(0, -1, np.int32)
+        self._n_attributes = 0
 
     def rows(self, numbers: U32) -> tuple[TableView, I32]:
         """The versions as rows of hashed features, as serving scores them.
@@ -73,6 +77,26 @@ class ItemVersions:
         except InvalidRequest as error:
             raise _damaged(error) from None
         self._row_of[numbers] = rows
+
+    def attributes(self, numbers: U32) -> Attributes:
+        """What feed rules know of each version's item; shape (n,) each.
+
+        :raises BadLog: the log does not hold one of them
+        """
+        with self._lock:
+            self._attributes_at = _grown(self._attributes_at, numbers, -1)
+            missing = np.unique(numbers[self._attributes_at[numbers] < 0])
+            if self._n_attributes + len(missing) > MAX_ROWS:
+                missing = np.unique(numbers)
+                self._attributes, self._n_attributes = AttributeTable(max(MAX_ROWS, len(missing))), 0
+                self._attributes_at.fill(-1)
+            for start in range(0, len(missing), READ_AT_ONCE):
+                part = missing[start : start + READ_AT_ONCE]
+                rows = np.arange(self._n_attributes, self._n_attributes + len(part), dtype=np.int32)
+                self._attributes.put(rows, [attributes_of_item(*one) for one in self._read(part.tolist())])
+                self._attributes_at[part] = rows
+                self._n_attributes += len(part)
+            return self._attributes.gather(self._attributes_at[numbers])
 
     def keys(self, numbers: U32) -> U64:
         """Shape (n,): :func:`replay.events.item_key` of each version's item.
