@@ -122,8 +122,8 @@ class Draw(NamedTuple):
             if uncovered > 0.0:
                 raise Unsupported(
                     f"the feed rules in force at position {position} kept out at slot {slot} what the target would "
-                    f"show there ({uncovered:.1%} of its choice). Such a log does not answer; log with weaker rules, or "
-                    "ask for rules that allow no more",
+                    f"show there ({uncovered:.1%} of its choice). Such a log does not answer; log with weaker rules, "
+                    "or ask for rules that allow no more",
                     uncovered=uncovered,
                     position=position,
                     slot=slot,
