@@ -248,7 +248,7 @@ def bind(
             continue
         if mask is not None:
             bits = np.zeros(len(mask), np.int64) if bits is None else bits
-            bits[mask != 0] |= bit
+            bits += mask.astype(np.int64) * bit
         if not isinstance(rule, Quota):
             always |= bit
         table.append(row)

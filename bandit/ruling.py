@@ -100,18 +100,17 @@ class Ruling(NamedTuple):
         for name in names:
             mask = _mask_of(name, self.marks)
             if mask is not None:
-                decision.marks[name] = np.packbits(mask != 0).tobytes()
-        if slate.relaxed.any():
-            for row, name in enumerate(names):
-                slots = np.flatnonzero(slate.relaxed & (2 << row))
-                if len(slots):
-                    decision.relaxed[name] = slots.tolist()
-        if (slate.passed >= 0).any():
-            for row, name in enumerate(names):
-                slots = np.flatnonzero(slate.passed[:, row] >= 0)
+                decision.marks[name] = np.packbits(mask).tobytes()
+        for slot, bits in enumerate(slate.relaxed.tolist()):
+            if bits:
+                for row, name in enumerate(names):
+                    if bits & (2 << row):
+                        decision.relaxed.setdefault(name, []).append(slot)
+        for slot, places in enumerate(slate.passed.tolist()):
+            for name, place in zip(names, places, strict=True):
                 # What was seen before stands in the marks, and is passed over at every slot.
-                if len(slots) and name != "seen":
-                    decision.passed[name] = list(zip(slots.tolist(), slate.passed[slots, row].tolist(), strict=True))
+                if place >= 0 and name != "seen":
+                    decision.passed.setdefault(name, []).append((slot, place))
 
 
 def rule(
