@@ -184,6 +184,12 @@ class Bound(NamedTuple):
     restrictions: Restrictions
     names: tuple[str, ...]
 
+    @property
+    def by_order(self) -> bool:
+        """Whether what is left at a slot depends on more than which candidates stand above."""
+        kinds, pins = self.restrictions.table[:, 0], self.restrictions.pins
+        return bool((kinds == SPACING).any() or (pins >= 0).any())
+
 
 NOTHING: Final = Bound(UNRESTRICTED, ())
 

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from bandit.errors import BanditError
-from bandit.rules import NOTHING
 from replay.errors import BadQuestion
 from replay.estimators import Estimator, terms_for
 from replay.estimators.base import Means
@@ -151,8 +150,8 @@ class Redraws:
             draw = logged_draw(feeds, i, self._history)
         except BanditError as error:
             raise self._lost(entry.pos, error.message) from None
-        if draw.rules is not NOTHING:
-            raise self._lost(entry.pos, "its feed rules go by the order of what stands above")
+        if draw.rules.by_order:
+            raise self._lost(entry.pos, "its feed rules, or its pins, go by the order of what stands above")
         if not np.allclose(draw.propensity(), batch.propensity[slots], rtol=1e-9, atol=0.0):
             raise self._lost(entry.pos, "what serves now gives other propensities than were logged")
         return draw

@@ -114,9 +114,12 @@ def redrawn(draw: Draw, slot: int, its_seeds: U64) -> F64:
     for j, seed in enumerate(its_seeds.tolist()):
         slate = draw_slate(
             draw.scores, state, n_slots=slot, explorer=draw.explorer, shortlist=draw.shortlist, floor=draw.floor,
-            seed=seed,
+            seed=seed, rules=draw.rules.restrictions,
         )  # fmt: skip
-        found[j] = draw.of_list(np.append(slate.chosen, item)).prod() / slate.propensity.prod()
+        # Without the candidate a feed of this length may not exist: its duplicates are gone with what stands above.
+        found[j] = 0.0
+        if len(slate.chosen) == slot:
+            found[j] = draw.of_list(np.append(slate.chosen, item)).prod() / slate.propensity.prod()
     return found
 
 
@@ -124,7 +127,7 @@ def as_logged(draw: Draw, slot: int) -> float:
     """What :func:`redrawn` would give had it drawn what was logged above the slot."""
     above = slate_propensity(
         draw.scores, _without(draw, slot), draw.at[:slot], explorer=draw.explorer, shortlist=draw.shortlist,
-        floor=draw.floor,
+        floor=draw.floor, rules=draw.rules.restrictions,
     )  # fmt: skip
     return float(draw.of_list(draw.at[: slot + 1]).prod() / above.prod())
 
@@ -149,7 +152,7 @@ def averaged(draw: Draw, found: list[Level], its_seeds: U64) -> F64:
     for j, seed in enumerate(its_seeds.tolist()):
         slate = draw_slate(
             draw.scores, draw.state, n_slots=n_slots - 1, explorer=draw.explorer, shortlist=draw.shortlist,
-            floor=draw.floor, seed=seed,
+            floor=draw.floor, seed=seed, rules=draw.rules.restrictions,
         )  # fmt: skip
         for slot in range(len(found), n_slots):
             halves[j % 2, slot] += draw.after(slate.chosen[:slot], slot)[left]

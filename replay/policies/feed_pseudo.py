@@ -68,7 +68,7 @@ def redrawn(draw: Draw, its_seeds: U64) -> tuple[Pseudo, Pseudo, Pseudo]:
     for j, seed in enumerate(its_seeds.tolist()):
         slate = draw_slate(
             draw.scores, draw.state, n_slots=n_slots, explorer=draw.explorer, shortlist=draw.shortlist,
-            floor=bold.floor, seed=seed,
+            floor=bold.floor, seed=seed, rules=draw.rules.restrictions,
         )  # fmt: skip
         of_list[j] = slate.chosen
         weight[j] = draw.of_list(slate.chosen).prod() / slate.propensity.prod()

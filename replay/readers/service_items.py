@@ -84,7 +84,7 @@ class ItemVersions:
         :raises BadLog: the log does not hold one of them
         """
         with self._lock:
-            self._attributes_at = _grown(self._attributes_at, numbers, -1)
+            self._attributes_at = grown(self._attributes_at, numbers, -1)
             missing = np.unique(numbers[self._attributes_at[numbers] < 0])
             if self._n_attributes + len(missing) > MAX_ROWS:
                 missing = np.unique(numbers)
@@ -93,7 +93,7 @@ class ItemVersions:
             for start in range(0, len(missing), READ_AT_ONCE):
                 part = missing[start : start + READ_AT_ONCE]
                 rows = np.arange(self._n_attributes, self._n_attributes + len(part), dtype=np.int32)
-                self._attributes.put(rows, [attributes_of_item(*one) for one in self._read(part.tolist())])
+                self._attributes.put(rows, [attributes_of_item(*one) for one in self.read(part.tolist())])
                 self._attributes_at[part] = rows
                 self._n_attributes += len(part)
             return self._attributes.gather(self._attributes_at[numbers])

@@ -49,6 +49,8 @@ def put_config(service: Service, **changes: Any) -> None:
             "reward": "like",
             "slots": 3,
             "reward_window_s": 10.0,
+            # Their tests are test_rules_api.py.
+            "rules": [],
             **changes,
         }
     )

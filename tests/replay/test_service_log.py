@@ -47,7 +47,7 @@ EVERYTHING = Needs(fields=("model", "config", "policy", "fallback", "n_candidate
 
 def put_config(loop: Loop, **changes: Any) -> None:
     live = loop.service.config()
-    loop.service.put_config(Config(**{"signals": SIGNALS, **changes}), expected=live.version)
+    loop.service.put_config(Config(**{"signals": SIGNALS, "rules": [], **changes}), expected=live.version)
 
 
 def whole(log: ServiceLog, needs: Needs = EVERYTHING) -> Batch:
