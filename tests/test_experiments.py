@@ -301,7 +301,8 @@ def test_every_worker_deals_alike(running: RunningService) -> None:
 def test_replay_slices_by_arm_and_draws_every_arm_again(api: Api, loop: Loop) -> None:
     weak = {"kind": "squarecb", "gamma_scale": 1, "gamma_exponent": 0.5}
     # Without feed rules: an apprentice has none, so no others could be asked of what it logged.
-    put(api, {"exploration": {"share": 0.2}, "explorer": weak, "rules": []} | as_json(("plain", 0.5, {}), ("bold", 0.5, EPSILON)))
+    arms = as_json(("plain", 0.5, {}), ("bold", 0.5, EPSILON))
+    put(api, {"exploration": {"share": 0.2}, "explorer": weak, "rules": []} | arms)
     for k in range(80):
         visit(api, f"u{k % 20}")
         if k % 20 == 19:
