@@ -219,7 +219,11 @@ def one(monkeypatch: pytest.MonkeyPatch) -> Scenario:
     scenario = Scenario(
         name="one",
         what="Nothing.",
-        policies=[Policy(OURS, measured, 2), Policy("other", partial(_constant, 0.1)), Policy("third", partial(_constant, 0.2), note="slow")],
+        policies=[
+            Policy(OURS, measured, 2),
+            Policy("other", partial(_constant, 0.1)),
+            Policy("third", partial(_constant, 0.2), note="slow"),
+        ],
         figures=["reward"],
         targets=lambda table: [beats(table, "reward", ["other"], text="beats other")],
         quick=[OURS],

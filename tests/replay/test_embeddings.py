@@ -115,6 +115,8 @@ def test_the_bound_on_weights_is_that_of_embeddings() -> None:
     log, given = world(8)
     batch = next(iter(log.batches(Needs(candidates=True, texts=True, logged=True))))
     keys = Embedding(("genre",)).keys(batch)
+    assert batch.candidates is not None
+    assert batch.candidates.logged is not None
     found = embedded_weights(
         keys, batch.candidates, batch.chosen, given["p_new"].ravel(), batch.candidates.logged
     )  # fmt: skip
@@ -132,6 +134,7 @@ def test_embeddings_that_the_log_could_not_show_are_no_answer_and_candidates_may
     never /= never.sum(1, keepdims=True)
     rng = np.random.default_rng(9)
     action = (never.cumsum(1) < rng.random((len(never), 1))).sum(1).clip(0, 11)
+    assert log._whole.candidates is not None
     made = replay.from_arrays(
         reward=given["reward"], action=action, propensity=never[np.arange(len(never)), action],
         candidates=Candidates(log._whole.candidates.starts, log._whole.candidates.item, never.ravel()),
@@ -171,7 +174,7 @@ def test_parts_merge_to_the_whole() -> None:
             return given["p_new"][batch.place - 1].ravel()
 
         policy = as_policy(pmf, "new")
-        return collect(Part(first, last), [policy], wanted, slates=False).policies["new"]
+        return collect(Part(first, last), [policy], wanted, slates=False).policies["new"]  # type: ignore[arg-type]
 
     whole, parts = collected(0, 1000), collected(0, 300).merge(collected(300, 1000))
     mine, theirs = whole.embedded[estimator].sums, parts.embedded[estimator].sums

@@ -101,7 +101,10 @@ def test_they_are_read_only_if_asked_for_and_stay_with_their_candidates(tmp_path
     log = open_log(written(tmp_path, cb(), cb(EventId="e2", p=[0.2, 0.7, 0.1])))
     assert whole(log, Needs(candidates=True)).candidates.logged is None
     batch = whole(log, LOGGED)
-    assert taken(batch, np.array([1, 0])).candidates.logged.tolist() == [0.7, 0.2, 0.1, 0.3, 0.5, 0.2]
+    turned = taken(batch, np.array([1, 0])).candidates
+    assert turned is not None
+    assert turned.logged is not None
+    assert turned.logged.tolist() == [0.7, 0.2, 0.1, 0.3, 0.5, 0.2]
 
 
 @pytest.mark.parametrize("make", [cb, ccb])
