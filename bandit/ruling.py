@@ -296,6 +296,13 @@ def kept_out(ruling: Ruling, slate: Slate, ids: Sequence[str], scores: NDArray[n
     found = {
         place: [_INELIGIBLE.get(reason, reason)] for reason, places in ruling.ineligible.items() for place in places
     }
+    seen = ruling.marks.seen
+    rows = {name: 2 << row for row, name in enumerate(ruling.bound.names)}
+    if seen is not None and "seen" in rows and not (slate.relaxed & rows["seen"]).any():
+        (window_s,) = (one.window_s for one in ruling.rules if isinstance(one, Seen))
+        for place in np.flatnonzero(seen).tolist():
+            if place not in chosen:
+                found.setdefault(place, [_shown_before(window_s)])
     shown = [float(scores[item]) for item in slate.chosen.tolist()]
     for item in np.argsort(-scores, kind="stable").tolist():
         if len(found) >= TOLD:
@@ -319,6 +326,10 @@ _INELIGIBLE: Final = {
 }
 
 
+def _shown_before(window_s: float) -> str:
+    return f"shown to the viewer within the last {window_s / DAY_S:g} days"
+
+
 def _kept_from(ruling: Ruling, slate: Slate, item: int, slot: int) -> list[str]:
     """Why an item could not stand at a slot, by the rules that held there."""
     attributes = ruling.attributes
@@ -335,7 +346,7 @@ def _kept_from(ruling: Ruling, slate: Slate, item: int, slot: int) -> list[str]:
             continue
         if isinstance(one, Seen):
             if ruling.marks.seen is not None and ruling.marks.seen[item]:
-                words.append(f"shown to the viewer within the last {one.window_s / DAY_S:g} days")
+                words.append(_shown_before(one.window_s))
         elif isinstance(one, Quota):
             mask = _mask_of(name, ruling.marks)
             if slot in ruling.reserved.get(name, ()) and mask is not None and not mask[item]:

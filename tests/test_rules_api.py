@@ -104,6 +104,10 @@ def test_what_was_shown_comes_last_in_the_next_feed(api: Api) -> None:
     second = rank(api, candidates, user={"id": "u1"}, slots=4)
     assert not set(ids_of(first)) & set(ids_of(second)[:3])
     assert second["relaxed"] == {"seen": [3]}
+    third = rank(api, [*candidates, "v6"], user={"id": "u1"}, slots=1, explain=True)
+    assert ids_of(third) == ["v6"]
+    assert {one["id"] for one in third["kept_out"]} == set(candidates)
+    assert third["kept_out"][0]["rules"] == ["shown to the viewer within the last 30 days"]
     # Another viewer has not seen them, and nobody at all has seen nothing.
     assert rank(api, candidates, user={"id": "u2"}, slots=6)["relaxed"] == {}
     assert rank(api, candidates, slots=6)["relaxed"] == {}
