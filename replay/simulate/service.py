@@ -132,7 +132,7 @@ class InProcess:
         if vw is not None:
             settings = dataclasses.replace(settings, vw=vw)
         self.world = world
-        self._words = Words(world, event=f"s{seed}")
+        self.words = Words(world, event=f"s{seed}")
         self._clock, self._pace = _Clock(), _Clock()
         self._data = DataDirectory(settings, clock=self._clock)
         self._trainer = Trainer(self._data, clock=self._pace)
@@ -174,19 +174,19 @@ class InProcess:
         while self._trainer.step():
             pass
         self.service.ranker.refresh_model()
-        new = self._words.new_items(feed)
+        new = self.words.new_items(feed)
         if new:
             self.service.put_items(ItemsRequest(new))
-        picked = self._words.picked(feed)
+        picked = self.words.picked(feed)
         if picked is not None:
-            self.service.put_user(self._words.viewer(feed), picked)
-        reply = self.service.rank(self._words.request(feed, n_slots))
+            self.service.put_user(self.words.viewer(feed), picked)
+        reply = self.service.rank(self.words.request(feed, n_slots))
         self.fallbacks += reply.fallback is not None
-        return self._words.places(feed, [slot.id for slot in reply.ranking])
+        return self.words.places(feed, [slot.id for slot in reply.ranking])
 
     def hear(self, heard: Heard, *, now: float) -> None:
         self._clock.reach(now)
-        self.service.feedback([self._words.feedback(heard)])
+        self.service.feedback([self.words.feedback(heard)])
 
 
 class OverHttp:
@@ -199,7 +199,7 @@ class OverHttp:
 
     def __init__(self, world: World, client: Client, *, event: str) -> None:
         self._client = client
-        self._words = Words(world, event=event, item="sim-")
+        self.words = Words(world, event=event, item="sim-")
         self._config: Config = msgspec.convert(client.call("GET", "/v1/config")[0], Config)
         self._told: set[str] = set()
         self._learned = client.n_learned()
@@ -213,23 +213,23 @@ class OverHttp:
     def rank(self, feed: Feed, n_slots: int) -> I64:
         if feed.number % MOST_AHEAD == 0:
             catch_up(self._client, self._learned)
-        new = self._words.new_items(feed)
+        new = self.words.new_items(feed)
         for start in range(0, len(new), ITEMS_A_CALL):
             self._client.call("PUT", "/v1/items", _plain(ItemsRequest(new[start : start + ITEMS_A_CALL])))
-        picked = self._words.picked(feed)
+        picked = self.words.picked(feed)
         if picked is not None:
-            self._client.call("PUT", f"/v1/users/{self._words.viewer(feed)}", _plain(picked))
-        reply, _ = self._client.call("POST", "/v1/rank", _plain(self._words.request(feed, n_slots)))
+            self._client.call("PUT", f"/v1/users/{self.words.viewer(feed)}", _plain(picked))
+        reply, _ = self._client.call("POST", "/v1/rank", _plain(self.words.request(feed, n_slots)))
         self.fallbacks += reply["fallback"] is not None
         if reply["unknown"]:
             raise ServiceFailed(f"{len(reply['unknown'])} items are unknown; does anybody else change the catalogue?")
-        return self._words.places(feed, [slot["id"] for slot in reply["ranking"]])
+        return self.words.places(feed, [slot["id"] for slot in reply["ranking"]])
 
     def hear(self, heard: Heard, *, now: float) -> None:
         # Real time has not passed as simulated time has: what comes too late for the world is not sent at all.
         if heard.late:
             return
-        feedback = self._words.feedback(heard)
+        feedback = self.words.feedback(heard)
         assert isinstance(feedback.feedback_id, str)
         if feedback.feedback_id not in self._told:
             self._told.add(feedback.feedback_id)

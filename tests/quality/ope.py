@@ -1,0 +1,153 @@
+"""Is what replay says of a challenger true? From the champion's log among simulated viewers, who know the truth.
+
+The question is the challenger's value for one request, in the states that the champion visited: at every request the
+challenger is drawn too, from the very state of the service, and not shown; the simulator knows what those feeds would
+have earned there. `replay` has the log alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from bandit.config import ExplorerConfig, LiveConfig
+from replay.evaluation import evaluate
+from replay.simulate.kernels import I64
+from replay.simulate.play import Table, Visited, play
+from replay.simulate.service import InProcess
+from replay.simulate.truth import Truth, reward_of
+from replay.simulate.world import Feed, World
+from replay.simulate.world import Scenario as Setting
+from tests.quality.feeds import CHANGES
+from tests.quality.scenario import Measured, Policy, Scenario, Target, mean_of
+from tests.quality.scenario import Table as Figures
+from tests.quality.stream import IN_MEMORY
+
+#: In full, and quickly.
+WORLDS: Final = (
+    Setting(feeds=2_000, viewers=200, items=500, candidates=40, slots=5),
+    Setting(feeds=300, viewers=60, items=200, candidates=20, slots=4),
+)
+#: The champion explores enough that others can be judged by its log.
+CHAMPION: Final[dict[str, Any]] = {"kind": "softmax", "lambda": 2.0}
+#: Challengers by name: how they explore, with the champion's model, statistics and rules.
+CHALLENGERS: Final[dict[str, dict[str, Any]]] = {
+    "softmax, lambda 4": {"kind": "softmax", "lambda": 4.0},
+    "softmax, lambda 1": {"kind": "softmax", "lambda": 1.0},
+    "squarecb, gamma 10": {"kind": "squarecb", "gamma_scale": 10.0, "gamma_exponent": 0.0},
+}
+FLOOR: Final = 0.1
+PUBLISH_EVERY: Final = 50
+#: Feeds that are drawn of the challenger at each request, for the truth.
+DRAWS: Final = 4
+RUNS: Final = 40
+COVERS: Final = 0.935
+REFUSED: Final = 0.2
+
+
+class Champion:
+    """The service as it plays, and beside it a challenger that is drawn at the same requests and never shown."""
+
+    name = "champion"
+
+    def __init__(self, service: InProcess, explorer: dict[str, Any]) -> None:
+        self._service = service
+        self._ranker = service.service.ranker
+        self._own: LiveConfig = self._ranker.config
+        other: ExplorerConfig = msgspec.convert(explorer, ExplorerConfig)
+        self._other = LiveConfig(
+            self._own.version, msgspec.structs.replace(self._own.document, explorer=other)
+        )
+        self.challenged: list[I64] = []
+
+    def rank(self, feed: Feed, n_slots: int) -> I64:
+        shown = self._service.rank(feed, n_slots)
+        request = self._service.words.request(feed, n_slots)
+        self._ranker.config = self._other
+        drawn = []
+        for draw in range(DRAWS):
+            request.event_id = f"challenger-{feed.number}-{draw}"
+            slots = self._ranker.rank(request).decision.slots
+            drawn.append(self._service.words.places(feed, [slot.id for slot in slots]))
+        self._ranker.config = self._own
+        self.challenged = drawn
+        return shown
+
+    def hear(self, heard: Any, *, now: float) -> None:
+        self._service.hear(heard, now=now)
+
+
+def one_log(challenger: str, seed: int, quick: bool) -> Measured:
+    """Whether the interval holds the truth, whether replay refused, and how far off it was."""
+    world = World(replace(WORLDS[quick], seed=seed))
+    truths: list[float] = []
+    where = IN_MEMORY if IN_MEMORY.is_dir() else None
+    config = {**CHANGES, "explorer": CHAMPION, "floor": FLOOR}
+    with tempfile.TemporaryDirectory(prefix="feed-bandit-quality-", dir=where) as folder:
+        data = Path(folder) / "data"
+        data.mkdir()
+        with InProcess(world, data, config=config, publish_every=PUBLISH_EVERY) as service:
+            document = service.config
+            truth = Truth(world.effects, world.lengths_s, reward_of(document))
+            champion = Champion(service, CHALLENGERS[challenger])
+
+            def watch(visited: Visited) -> None:
+                truths.append(truth.value_of(visited.choices, np.array(champion.challenged)))
+
+            play(Table(world, truth), champion, window_s=document.reward_window_s, watch=watch)
+        answer = evaluate(data, [f"new={_spec(challenger)}"]).policies[0]
+    value = float(np.mean(truths))
+    if answer.refused is not None:
+        return {"refused": 1.0, "truth": value}
+    estimate = next(each for each in answer.estimates if each.estimator.startswith(answer.primary))
+    assert estimate.interval is not None
+    low, high = estimate.interval.low, estimate.interval.high
+    return {
+        "covers": float(low <= value <= high), "refused": 0.0, "truth": value, "off": estimate.value - value,
+        "width": high - low,
+    }  # fmt: skip
+
+
+def _spec(challenger: str) -> str:
+    given = dict(CHALLENGERS[challenger])
+    kind = given.pop("kind")
+    return ",".join(["feed:logged", f"explorer={kind}", *(f"{name}={value:g}" for name, value in given.items()),
+                     f"floor={FLOOR}"])  # fmt: skip
+
+
+def _targets(table: Figures) -> list[Target]:
+    covered = [value for name in CHALLENGERS if (value := mean_of(table, name, "covers")) is not None]
+    refused = [value for name in CHALLENGERS if (value := mean_of(table, name, "refused")) is not None]
+    n = sum(found["refused"].seeds for name, found in table.items() if "refused" in found)
+    told = f", {n} logs"
+    return [
+        Target(
+            f"the interval covers the truth in at least {COVERS:.1%}",
+            f"{np.mean(covered):.1%}{told}" if covered else "not measured",
+            bool(np.mean(covered) >= COVERS) if covered else None,
+        ),
+        Target(
+            f"refused in at most {REFUSED:.0%}",
+            f"{np.mean(refused):.1%}{told}" if refused else "not measured",
+            bool(np.mean(refused) <= REFUSED) if refused else None,
+        ),
+    ]
+
+
+SCENARIO: Final = Scenario(
+    name="ope",
+    what=f"Off-policy estimates from the champion's log, rules and slates on: {WORLDS[0].feeds:,} feeds a log, "
+    f"{WORLDS[0].candidates} candidates, {WORLDS[0].slots} slots. The value of a challenger's one request in the "
+    "states that the champion visited, 95 % intervals.",
+    policies=[Policy(name, partial(one_log, name), RUNS) for name in CHALLENGERS],
+    figures=["covers", "refused", "truth", "off", "width"],
+    targets=_targets,
+    quick=["softmax, lambda 4"],
+    watched=[],
+)
