@@ -157,6 +157,13 @@ class InProcess:
         self._trainer.run(lambda: True)
         self._data.close()
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and windows end."""
+        self._clock.reach(self._clock.now + seconds)
+        self._pace.reach(self._clock.now)
+        while self._trainer.step():
+            pass
+
     @property
     def learned(self) -> int:
         """Slots that the model now served has learned; after the end, all that there was to learn."""

@@ -20,12 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from vowpalwabbit import Workspace
 
 from bandit.config import Config
-from bandit.rules import default_rules
 from replay.simulate.ccb import _line
 from replay.simulate.kernels import I64
 from replay.simulate.play import Played, Table, play, policies_of
@@ -45,9 +43,6 @@ from tests.quality.stream import IN_MEMORY
 CCB: Final = "VW ccb_explore_adf"
 LARGE: Final = "VW --large_action_space"
 NO_DECAY: Final = "feed-bandit without decay"
-
-#: The shipped config, with the feed rules that are recommended: the viewers want nothing twice.
-CHANGES: Final[dict[str, Any]] = {"rules": msgspec.to_builtins(Config().rules or default_rules())}
 
 #: Each scenario's world: in full, and quickly.
 WORLDS: Final = {
@@ -141,7 +136,7 @@ def _ours(world: World) -> Iterator[Policy]:
     where = IN_MEMORY if IN_MEMORY.is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="feed-bandit-quality-", dir=where) as folder,
-        InProcess(world, Path(folder), config=CHANGES) as service,
+        InProcess(world, Path(folder)) as service,
     ):
         yield service
 

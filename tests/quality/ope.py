@@ -24,7 +24,6 @@ from replay.simulate.service import InProcess
 from replay.simulate.truth import Truth, reward_of
 from replay.simulate.world import Feed, World
 from replay.simulate.world import Scenario as Setting
-from tests.quality.feeds import CHANGES
 from tests.quality.scenario import Measured, Policy, Scenario, Target, mean_of
 from tests.quality.scenario import Table as Figures
 from tests.quality.stream import IN_MEMORY
@@ -88,7 +87,7 @@ def one_log(challenger: str, seed: int, quick: bool) -> Measured:
     world = World(replace(WORLDS[quick], seed=seed))
     truths: list[float] = []
     where = IN_MEMORY if IN_MEMORY.is_dir() else None
-    config = {**CHANGES, "explorer": CHAMPION, "floor": FLOOR}
+    config = {"explorer": CHAMPION, "floor": FLOOR}
     with tempfile.TemporaryDirectory(prefix="feed-bandit-quality-", dir=where) as folder:
         data = Path(folder) / "data"
         data.mkdir()
@@ -101,6 +100,7 @@ def one_log(challenger: str, seed: int, quick: bool) -> Measured:
                 truths.append(truth.value_of(visited.choices, np.array(champion.challenged)))
 
             play(Table(world, truth), champion, window_s=document.reward_window_s, watch=watch)
+            service.wait(2 * document.reward_window_s)
         answer = evaluate(data, [f"new={_spec(challenger)}"]).policies[0]
     value = float(np.mean(truths))
     if answer.refused is not None:

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Final
 
-from tests.quality import feeds, keel, movielens
+from tests.quality import feeds, keel, movielens, ope
 from tests.quality.peers import NoPeers
 from tests.quality.scenario import Measured, Scenario
 
 SCENARIOS: Final[dict[str, Scenario]] = {
-    scenario.name: scenario for scenario in (movielens.SCENARIO, *keel.SCENARIOS, *feeds.SCENARIOS)
+    scenario.name: scenario for scenario in (movielens.SCENARIO, *keel.SCENARIOS, *feeds.SCENARIOS, ope.SCENARIO)
 }
 
 
