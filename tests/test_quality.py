@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -232,7 +232,7 @@ def one(monkeypatch: pytest.MonkeyPatch) -> Scenario:
     monkeypatch.setattr(runs, "SCENARIOS", {"one": scenario})
     monkeypatch.setattr(command, "SCENARIOS", {"one": scenario})
     # Another process would not know of this scenario.
-    monkeypatch.setattr(command, "run", lambda todo, quick, processes: _in_process(todo, quick))
+    monkeypatch.setattr(command, "run", _in_process)
     return scenario
 
 
@@ -240,13 +240,35 @@ def _constant(value: float, seed: int, quick: bool) -> Measured:
     return {"reward": value}
 
 
-def _in_process(todo: list[tuple[str, str, int]], quick: bool) -> dict[str, dict[str, list[Measured]]]:
+def _in_process(
+    todo: list[runs.Job], *, quick: bool, processes: int,
+    tell: Callable[[runs.Job, Measured], None] = lambda job, found: None,
+) -> dict[str, dict[str, list[Measured]]]:  # fmt: skip
     found: dict[str, dict[str, list[Measured]]] = {}
     for name, policy, seed in todo:
         one = runs.measure(name, policy, seed, quick)
         assert one is not None
+        tell((name, policy, seed), one)
         found.setdefault(name, {}).setdefault(policy, []).append(one)
     return found
+
+
+@pytest.mark.usefixtures("needs_movielens")
+def test_a_run_has_a_process_of_its_own() -> None:
+    found = runs.run([("movielens", "uniform", 1), ("movielens", "oracle", 1)], quick=True, processes=2)
+
+    assert found["movielens"]["uniform"][0]["reward"] < found["movielens"]["oracle"][0]["reward"]
+
+
+def test_a_run_that_fails_is_named() -> None:
+    with pytest.raises(RuntimeError, match="movielens, nobody, seed 1 failed"):
+        runs.run([("movielens", "nobody", 1)], quick=True, processes=1)
+
+
+@pytest.fixture
+def needs_movielens() -> None:
+    if not list(data.DEMO_DATA.glob("*.whl")):
+        pytest.skip("the public data are downloaded by `make bench-quality`")
 
 
 def test_the_command_writes_file_and_page(one: Scenario, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,8 @@ from typing import Any, Final
 from tests.quality.keel import closed_on_average
 from tests.quality.page import page
 from tests.quality.results import Document, compare, read, write
-from tests.quality.runs import SCENARIOS, jobs, run
-from tests.quality.scenario import Target, table_of
+from tests.quality.runs import SCENARIOS, Job, jobs, run
+from tests.quality.scenario import Measured, Target, table_of
 
 FILE: Final = Path("docs/quality.json")
 
@@ -52,11 +52,19 @@ def main(arguments: Sequence[str]) -> int:
     document = read(given.json)
     if given.ci:
         return _ci(given, document, names)
-    found = run(jobs(names, quick=False, policies=given.policy), quick=False, processes=given.processes)
-    for name, policies in found.items():
-        document.full.setdefault(name, {}).update(policies)
-    if given.keep:
-        write(given.json, document)
+    todo = jobs(names, quick=False, policies=given.policy)
+    runs: dict[Job, Measured] = {}
+
+    def tell(job: Job, one: Measured) -> None:
+        """Keep what there is: a run of everything takes hours."""
+        runs[job] = one
+        name, policy, _ = job
+        seeds = sorted(seed for other, its, seed in runs if (other, its) == (name, policy))
+        document.full.setdefault(name, {})[policy] = [runs[name, policy, seed] for seed in seeds]
+        if given.keep:
+            write(given.json, document)
+
+    run(todo, quick=False, processes=given.processes, tell=tell)
     told = targets(document, names)
     for name, target in told:
         print(_verdict(name, target))

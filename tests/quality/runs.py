@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
+import subprocess
 import sys
-import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Final
 
 from tests.quality import feeds, keel, movielens, ope
+from tests.quality.data import ROOT
 from tests.quality.peers import NoPeers
 from tests.quality.scenario import Measured, Scenario
+
+#: Scenario, policy and seed.
+Job = tuple[str, str, int]
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     scenario.name: scenario for scenario in (movielens.SCENARIO, *keel.SCENARIOS, *feeds.SCENARIOS, ope.SCENARIO)
@@ -19,20 +23,17 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 
 def measure(name: str, policy: str, seed: int, quick: bool) -> Measured | None:
-    """One run of one policy; None if it needs a package that cannot be had here. For another process."""
+    """One run of one policy; None if it needs a package that cannot be had here."""
     found = next(each for each in SCENARIOS[name].policies if each.name == policy)
-    started = time.monotonic()
     try:
         figures = found.measure(seed, quick)
     except NoPeers:
         return None
-    told = ", ".join(f"{figure} {value:.4f}" for figure, value in figures.items())
-    print(f"{name}, {policy}, seed {seed}: {told} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
     return {figure: float(value) for figure, value in figures.items()}
 
 
-def jobs(names: Iterable[str], *, quick: bool, policies: Sequence[str] | None = None) -> list[tuple[str, str, int]]:
-    """Scenario, policy and seed of every run."""
+def jobs(names: Iterable[str], *, quick: bool, policies: Sequence[str] | None = None) -> list[Job]:
+    """Every run."""
     found = []
     for name in names:
         for policy in SCENARIOS[name].policies:
@@ -45,14 +46,49 @@ def jobs(names: Iterable[str], *, quick: bool, policies: Sequence[str] | None = 
     return found
 
 
-def run(todo: Sequence[tuple[str, str, int]], *, quick: bool, processes: int) -> dict[str, dict[str, list[Measured]]]:
-    """What every run gave, by scenario and policy, in the order of seeds."""
+def run(
+    todo: Sequence[Job], *, quick: bool, processes: int, tell: Callable[[Job, Measured], None] = lambda job, found: None
+) -> dict[str, dict[str, list[Measured]]]:
+    """What every run gave, by scenario and policy, in the order of seeds; each in a process of its own.
+
+    :param tell: is told of each run as it ends
+    :raises RuntimeError: runs that failed; after all others
+    """
+    found: dict[Job, Measured | None] = {}
+    failed = []
+    with ThreadPoolExecutor(processes) as pool:
+        futures = {pool.submit(_apart, job, quick): job for job in todo}
+        for future in as_completed(futures):
+            job = futures[future]
+            try:
+                one = found[job] = future.result()
+            except RuntimeError as error:
+                failed.append(str(error))
+                continue
+            if one is not None:
+                told = ", ".join(f"{figure} {value:.4f}" for figure, value in one.items())
+                print(f"{job[0]}, {job[1]}, seed {job[2]}: {told}", file=sys.stderr, flush=True)
+                tell(job, one)
+    if failed:
+        raise RuntimeError("\n".join(failed))
     measured: dict[str, dict[str, list[Measured]]] = {}
-    # Fresh processes: numba and VW are not made to be forked. The longest runs come first.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures: list[Future[Measured | None]] = [pool.submit(measure, *job, quick) for job in todo]
-        for (name, policy, _), future in zip(todo, futures, strict=True):
-            found = future.result()
-            if found is not None:
-                measured.setdefault(name, {}).setdefault(policy, []).append(found)
+    for name, policy, seed in todo:
+        one = found[name, policy, seed]
+        if one is not None:
+            measured.setdefault(name, {}).setdefault(policy, []).append(one)
     return measured
+
+
+def _apart(job: Job, quick: bool) -> Measured | None:
+    """`measure` in a fresh process: whatever an engine leaves behind ends with it."""
+    name, policy, seed = job
+    command = [sys.executable, "-m", "tests.quality.runs", name, policy, str(seed), str(int(quick))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"{name}, {policy}, seed {seed} failed ({done.returncode}): {done.stderr.strip()[-600:]}")
+    found: Measured | None = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), bool(int(sys.argv[4])))))
