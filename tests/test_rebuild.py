@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from msgspec import Raw
 
 from bandit.attributes import attributes_of_item
 from bandit.config import Settings
-from bandit.errors import LogUnavailable
+from bandit.errors import EmptySlate, LogUnavailable
 from bandit.profiles import Viewer
 from bandit.records import (
     ActivateRequest,
@@ -396,14 +397,17 @@ class Crowd:
             log = self.loop.data.log
             record = UserRecord(user, rng.sample([f"t{k}" for k in range(7)], 2))
             log.append(lambda txn: put_user(txn, record))
-        reply = service.rank(
-            RankRequest(
-                rng.sample([f"v{k}" for k in range(12)], 9),
-                user=None if rng.random() < 0.2 else User(user),
-                slots=4,
-                defer_activation=rng.random() < 0.2,
-            )
+        request = RankRequest(
+            rng.sample([f"v{k}" for k in range(12)], 9),
+            user=None if rng.random() < 0.2 else User(user),
+            slots=4,
+            defer_activation=rng.random() < 0.2,
         )
+        try:
+            reply = service.rank(request)
+        except EmptySlate:
+            # There is nothing left that this viewer has not refused.
+            return
         told = []
         for placed in reply.ranking[: rng.randint(0, 4)]:
             signals = {"watch_s": rng.choice([0.0, 8.0, 40.0])}
@@ -425,12 +429,12 @@ class Crowd:
             self.visit()
             if k % 5 == 0:
                 self.loop.learn()
-                self.rng.choice(self.services).ranker.refresh_statistics()
+                self.rng.choice(self.services).ranker.refresh()
 
 
-def short_windows(loop: Loop) -> None:
+def short_windows(loop: Loop, **other: Any) -> None:
     live = loop.service.config()
-    document = msgspec.structs.replace(live.document, reward_window_s=20.0)
+    document = msgspec.structs.replace(live.document, reward_window_s=20.0, **other)
     loop.service.put_config(document, expected=live.version)
 
 

@@ -39,12 +39,12 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
     clock = Clock()
     data = DataDirectory(Settings(path, durable=False), clock=clock)
     loop = Loop(data, clock)
-    short_windows(loop)
+    short_windows(loop, rules=[])
     crowd = Crowd(loop, seed=7)
     crowd.services.append(Service(data, clock=clock))
     crowd.play(120)
     for service in crowd.services:
-        service.ranker.refresh_model()
+        service.ranker.refresh()
     crowd.play(60)
     loop.end_windows()
     yield crowd
@@ -149,7 +149,8 @@ def test_interests_told_a_moment_ago_hold(crowded: Crowd) -> None:
 
 def test_a_log_that_gives_other_statistics_is_refused_with_the_place(crowded: Crowd, tmp_path: Path) -> None:
     path = copy_of(crowded, tmp_path / "altered")
-    alter(path, "UPDATE log SET payload = replace(payload, '\"watch_s\":40', '\"watch_s\":0') WHERE kind = 'feedback'")
+    # Interests alone: they change columns, and no lesson, which learns from what its decision kept.
+    alter(path, "UPDATE log SET payload = replace(payload, '\"t', '\"x') WHERE kind = 'user'")
     with pytest.raises(BadLog, match=r"other statistics at position \d+ than the decision there saw; `replay rebuild`"):
         redrawn(path)
     # Who does not score need not know.
@@ -173,7 +174,7 @@ def test_an_epoch_that_the_log_does_not_have_is_refused(crowded: Crowd, tmp_path
 
 def test_decisions_from_before_there_were_statistics_score_without(loop: Loop) -> None:
     """The model that served them had not learned any."""
-    short_windows(loop)
+    short_windows(loop, rules=[])
     crowd = Crowd(loop, seed=8)
     loop.service.rank(RankRequest(["v0", "v1", "v2"], event_id="old"))
     stored = loop.data.log.query("SELECT CAST(payload AS BLOB) FROM log WHERE event_id = 'old'")[0][0]
@@ -196,14 +197,14 @@ def test_decisions_from_before_there_were_statistics_score_without(loop: Loop) -
 
 
 def test_after_an_erasure_what_the_log_still_tells_is_told(loop: Loop) -> None:
-    short_windows(loop)
+    short_windows(loop, rules=[])
     crowd = Crowd(loop, seed=9)
     crowd.play(40)
     loop.end_windows()
     assert loop.service.erase("u3", wait_s=0.0).status == "erasing"
     loop.learn()
     assert loop.service.erase("u3", wait_s=0.0).status == "erased"
-    loop.service.ranker.refresh_statistics()
+    loop.service.ranker.refresh()
     begins = loop.data.log.last_position()
     crowd.play(40)
     loop.end_windows()
