@@ -145,12 +145,12 @@ class Viewer:
 
     def encode(self) -> bytes:
         """As stored; the same viewer gives the same bytes."""
-        keys = sorted(self.tastes)
+        tastes = Tastes.of(self)
         return _encode(
             _Stored(
                 n=self.n,
-                keys=np.array(keys, np.int64).tobytes(),
-                tastes=np.array([self.tastes[key] for key in keys], np.float64).reshape(-1, 5).tobytes(),
+                keys=tastes.keys.tobytes(),
+                tastes=tastes.values.tobytes(),
                 seen=np.array(list(self.seen), np.int64).tobytes(),
                 seen_at=np.array(list(self.seen.values()), np.float64).tobytes(),
                 blocked=np.array(list(self.blocked), np.int64).tobytes(),

@@ -35,7 +35,7 @@ from bandit.records import (
     StatisticsStamp,
 )
 from bandit.rules import Restrictions
-from bandit.scorer import dense_indices, score, weights_from_model
+from bandit.scorer import dense_indices, prepare, score, score_prepared, weights_from_model
 from bandit.slate import ELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
 from bandit.store.arms import note_arm
 from bandit.store.configs import all_configs, newest_config
@@ -109,7 +109,7 @@ class Ranker:
         self._swap = threading.Lock()
         self._event_key = secrets.token_bytes(32)
         self._counter = itertools.count()
-        self.refresh_model()
+        self.refresh()
 
     # ------------------------------------------------------------ what is served
 
@@ -148,16 +148,9 @@ class Ranker:
                 self.config = self.configs[config.version]
             if any(row.kind in ("rollback", "release") for row in rows):
                 # First, so that no request that has read so far ranks with another model.
-                self.refresh_model()
+                self.refresh()
             if rows:
                 self._control_pos = rows[-1].pos
-
-    def refresh_statistics(self) -> None:
-        """See the newest epoch; called off the request path.
-
-        :raises LogUnavailable: the one before is still seen
-        """
-        self._cache.refresh()
 
     def config_of(self, version: int) -> LiveConfig:
         """The config that a decision in the log names; another worker may just have put it in force.
@@ -170,14 +163,16 @@ class Ranker:
             raise LogUnavailable(f"the log is damaged: it names config version {version}, and holds no such config")
         return self.configs[version]
 
-    def refresh_model(self) -> bool:
-        """Serve the newest published model that is whole, or the one a rollback names; True if it is another.
+    def refresh(self) -> bool:
+        """Serve what the trainer published last: the newest epoch of statistics, and the newest model that is whole, or
+        the one a rollback names; True if the model is another.
 
         Called off the request path. A model that is damaged is passed over: the last good one serves on, or at
         a start the newest one that is whole.
 
         :raises LogUnavailable: the log cannot be read
         """
+        self._cache.refresh()
         with self._swap:
             newest = self._wanted(1)
             current = self.snapshot
@@ -285,13 +280,11 @@ class Ranker:
             else:
                 until = started + (request.deadline_ms - min(RESERVE_MS, request.deadline_ms / 2)) / 1000
                 order = score_order(seed, n)
+                prepared = prepare(view, hashed, weights, args, DENSE_IDX)
                 part = np.empty(CHUNK, np.float32)
                 while n_scored < n and self._monotonic() < until:
                     chosen = order[n_scored : n_scored + CHUNK]
-                    score(
-                        view, rows[chosen], hashed, weights, args, part[: len(chosen)],
-                        dense_idx=DENSE_IDX, dense=dense[chosen],
-                    )  # fmt: skip
+                    score_prepared(prepared, view, rows[chosen], weights, part[: len(chosen)], dense[chosen])
                     scores[chosen] = part[: len(chosen)]
                     n_scored += len(chosen)
                 left = order[n_scored:]

@@ -42,7 +42,7 @@ def make_app() -> Flask:
     while service.ranker.snapshot is None and time.monotonic() < until:
         # Only ever in a new data directory: the trainer is about to publish its empty model.
         time.sleep(REFRESH_S)
-        service.ranker.refresh_model()
+        service.ranker.refresh()
     threading.Thread(target=_keep_fresh, args=(service,), name="refresh", daemon=True).start()
     app = create_app(service)
     # What lives now lives for ever; collections need not look at it again.
@@ -74,12 +74,11 @@ def warm_up() -> None:
 
 
 def _keep_fresh(service: Service) -> None:
-    """Off the request path: map new models, and hear of catalogue changes early."""
+    """Off the request path: map new models, see new epochs, and hear of catalogue changes early."""
     while True:
         time.sleep(REFRESH_S)
         try:
-            service.ranker.refresh_model()
-            service.ranker.refresh_statistics()
+            service.ranker.refresh()
             service.ranker.sync()
         except BanditError:
             # The log is away: requests say so themselves; look again.

@@ -73,7 +73,7 @@ class Loop:
         self.trainer = Trainer(data, clock=clock)
         self.trainer.step()
         self.service = Service(data, clock=clock)
-        self.service.ranker.refresh_model()
+        self.service.ranker.refresh()
 
     def learn(self) -> None:
         """Fold all there is, publish, and serve what was published."""
@@ -82,7 +82,7 @@ class Loop:
         self.clock.pass_(1.0)
         while self.trainer.step():
             pass
-        self.service.ranker.refresh_model()
+        self.service.ranker.refresh()
 
     def end_windows(self, seconds: float = 1_000.0) -> None:
         """Let all open windows end, and learn from them."""

@@ -90,7 +90,7 @@ def publish_unseen(api: Api, loop: Loop) -> None:
 def test_damaged_weights_are_read_from_the_model_instead(api: Api, loop: Loop, how: str) -> None:
     publish_unseen(api, loop)
     spoil(files_of_newest(loop)[1], how)
-    assert loop.service.ranker.refresh_model()
+    assert loop.service.ranker.refresh()
     assert api.call("GET", "/v1/model").body["learned_slots"] == 1
     assert api.call("GET", "/healthz").body == {"status": "ok"}
     assert api.call("POST", "/v1/rank", {"candidates": ["a"]}).body["ranking"][0]["score"] > 0
@@ -102,7 +102,7 @@ def test_the_last_good_model_serves_while_the_newest_is_damaged(api: Api, loop: 
     publish_unseen(api, loop)
     for path in files_of_newest(loop):
         spoil(path, how)
-    assert not loop.service.ranker.refresh_model()
+    assert not loop.service.ranker.refresh()
     health = api.call("GET", "/healthz").body
     assert health["status"] == "degraded"
     assert files_of_newest(loop)[0].stem in health["problems"][0]

@@ -153,7 +153,6 @@ def test_quotas_set_slots_aside_for_new_items(api: Api, loop: Loop) -> None:
     for _ in range(3):
         rank(api, old, slots=6)
     loop.learn()
-    loop.service.ranker.refresh_statistics()
     configure(api, rules=[{"rule": "quota", "of": "new", "share": 0.5, "shown_below": 2}])
     for _ in range(10):
         ranked = rank(api, [f"v{i}" for i in range(8)], slots=4)

@@ -71,7 +71,7 @@ class World:
                 pass
             self.clock.pass_(2.0)
         trainer.run(lambda: True)
-        self.service.ranker.refresh_model()
+        self.service.ranker.refresh()
         return newest_models(self.data.log)[0].digest
 
     def publish(self, factor: float) -> str:
@@ -86,7 +86,7 @@ class World:
         position = self.data.log.last_position()
         row = Publish(digest=digest, position=position, reads_from=newest.reads_from, learned=newest.learned)
         self.data.log.append(lambda txn: append_publish(txn, row, weights_digest))
-        self.service.ranker.refresh_model()
+        self.service.ranker.refresh()
         return digest
 
     def end_windows(self) -> None:

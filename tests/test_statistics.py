@@ -143,7 +143,6 @@ def test_a_decision_says_what_it_knew_and_the_log_gives_it_again(api: Api, loop:
         loop.clock.pass_(rng.choice([0.1, 30.0, 400.0]))
         if round_ % 3 == 0:
             loop.learn()
-            loop.service.ranker.refresh_statistics()
     epochs = set()
     for event_id, user in made[::3]:
         decision = decision_of(loop.data, event_id)
@@ -254,6 +253,5 @@ def test_tastes_move_a_viewers_own_feed(api: Api, loop: Loop, clock: Clock) -> N
             api.call("POST", "/v1/feedback", {"event_id": ranking["event_id"], "items": items})
         clock.pass_(1)
         loop.learn()
-        loop.service.ranker.refresh_statistics()
     # By chance half of 75.
     assert min(share.values()) > 50

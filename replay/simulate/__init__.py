@@ -21,7 +21,8 @@ from replay.errors import BadQuestion
 from replay.progress import Progress
 from replay.simulate.play import Played, Table, play, policies_of
 from replay.simulate.policies import Policy
-from replay.simulate.service import InProcess, OverHttp, changed
+from replay.simulate.service import InProcess, OverHttp
+from replay.simulate.stepped import changed
 from replay.simulate.truth import Truth, reward_of
 from replay.simulate.world import Scenario, World
 

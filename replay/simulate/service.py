@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,16 +10,13 @@ import msgspec
 import numpy as np
 
 from bandit import records
-from bandit.config import Config, Settings
-from bandit.errors import InvalidConfig
+from bandit.config import Config
 from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, RankRequest, User, UserRequest
-from bandit.service import Service
-from bandit.store.data import DataDirectory
-from bandit.trainer import Trainer
 from replay.demo.client import Client, ServiceFailed
 from replay.demo.play import catch_up
 from replay.simulate.kernels import I64
 from replay.simulate.policies import Heard
+from replay.simulate.stepped import Stepped
 from replay.simulate.world import BEGINS, Feed, World
 
 #: The trainer sees time pass once in so many requests, and publishes at most then: to publish takes as long as
@@ -30,7 +25,6 @@ PUBLISH_EVERY: Final = 10
 #: Over HTTP the player waits until all it has told is learned, after so many requests.
 MOST_AHEAD: Final = 20
 ITEMS_A_CALL: Final = 1_000
-
 
 
 class Words:
@@ -89,19 +83,6 @@ class Words:
         return Feedback(event_id=event_id, items=items, feedback_id=f"{event_id}-{heard.part}")
 
 
-class _Clock:
-    """UTC seconds of the world."""
-
-    def __init__(self) -> None:
-        self.now = BEGINS
-
-    def __call__(self) -> float:
-        return self.now
-
-    def reach(self, now: float) -> None:
-        self.now = max(self.now, now)
-
-
 class InProcess:
     """Service and trainer over one data directory, stepped by hand: the same numbers for the same seed.
 
@@ -125,21 +106,10 @@ class InProcess:
     ) -> None:
         self._publish_every = publish_every
         seed = world.scenario.seed
-        # Every draw follows from the event id and this: a seed for both, and all comes out as it did before.
-        secret = hashlib.blake2b(b"simulated %d" % seed, digest_size=32).hexdigest()
-        (directory / "secret").write_text(secret + "\n")
-        settings = Settings(directory, durable=False, publish_ms=10)
-        if vw is not None:
-            settings = dataclasses.replace(settings, vw=vw)
+        self._stepped = Stepped(directory, draws=b"simulated %d" % seed, begins=BEGINS, changes=config, vw=vw)
+        self.service = self._stepped.service
         self.world = world
         self.words = Words(world, event=f"s{seed}")
-        self._clock, self._pace = _Clock(), _Clock()
-        self._data = DataDirectory(settings, clock=self._clock)
-        self._trainer = Trainer(self._data, clock=self._pace)
-        self._trainer.step()
-        self.service = Service(self._data, clock=self._clock)
-        if config:
-            self.service.put_config(changed(Config(), config), expected=self.service.config().version)
         self.fallbacks = 0
         self._learned: int | None = None
 
@@ -149,20 +119,19 @@ class InProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pace.reach(self._clock.now + 1.0)
-        while self._trainer.step():
-            pass
-        self.service.ranker.refresh_model()
+        stepped = self._stepped
+        stepped.pace.reach(stepped.clock.now + 1.0)
+        stepped.work()
         self._learned = self.service.model().learned_slots
-        self._trainer.run(lambda: True)
-        self._data.close()
+        stepped.trainer.run(lambda: True)
+        stepped.data.close()
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and windows end."""
-        self._clock.reach(self._clock.now + seconds)
-        self._pace.reach(self._clock.now)
-        while self._trainer.step():
-            pass
+        stepped = self._stepped
+        stepped.clock.reach(stepped.clock.now + seconds)
+        stepped.pace.reach(stepped.clock.now)
+        stepped.work()
 
     @property
     def learned(self) -> int:
@@ -175,12 +144,10 @@ class InProcess:
         return self.service.config().document
 
     def rank(self, feed: Feed, n_slots: int) -> I64:
-        self._clock.reach(feed.at)
+        self._stepped.clock.reach(feed.at)
         if feed.number % self._publish_every == 0:
-            self._pace.reach(feed.at)
-        while self._trainer.step():
-            pass
-        self.service.ranker.refresh_model()
+            self._stepped.pace.reach(feed.at)
+        self._stepped.work()
         new = self.words.new_items(feed)
         if new:
             self.service.put_items(ItemsRequest(new))
@@ -192,7 +159,7 @@ class InProcess:
         return self.words.places(feed, [slot.id for slot in reply.ranking])
 
     def hear(self, heard: Heard, *, now: float) -> None:
-        self._clock.reach(now)
+        self._stepped.clock.reach(now)
         self.service.feedback([self.words.feedback(heard)])
 
 
@@ -246,15 +213,3 @@ class OverHttp:
 
 def _plain(struct: msgspec.Struct) -> Any:
     return msgspec.json.decode(msgspec.json.encode(struct))
-
-
-def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """A config with some parts changed.
-
-    :raises InvalidConfig: there is no such part, or it cannot be so
-    """
-    try:
-        made: Config = msgspec.convert({**msgspec.to_builtins(config), **changes}, Config)
-    except msgspec.ValidationError as error:
-        raise InvalidConfig(f"this config cannot be used: {error}") from None
-    return made

@@ -132,7 +132,7 @@ def make_data(path: Path, workload: Workload, *, n_events: int = 300, **settings
         put_items(service, workload)
         trainer = Trainer(service.data)
         drain(trainer)
-        service.ranker.refresh_model()
+        service.ranker.refresh()
         teach(service, workload, n_events)
         drain(trainer)
         publish(trainer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,28 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
-from bandit.config import Config, Settings
 from bandit.records import Candidate, Features, Feedback, Item, ItemFeedback, ItemsRequest, RankReply, RankRequest, User
-from bandit.service import Service
-from bandit.store.data import DataDirectory
-from bandit.trainer import Trainer
+from replay.simulate.stepped import Stepped
 
 #: A log in memory is written in a tenth of the time, and nothing here is to survive.
 IN_MEMORY: Final = Path("/dev/shm")
 ITEMS_A_CALL: Final = 1_000
-
-
-class Clock:
-    """UTC seconds that pass only when told to, and never fall."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def reach(self, now: float) -> None:
-        self.now = max(self.now, now)
 
 
 class Stream:
@@ -44,17 +27,9 @@ class Stream:
     """
 
     def __init__(self, directory: Path, *, seed: int, begins: float, changes: Mapping[str, Any] | None = None) -> None:
-        secret = hashlib.blake2b(b"quality %d" % seed, digest_size=32).hexdigest()
-        (directory / "secret").write_text(secret + "\n")
         self._seed = seed
-        self._clock, self._pace = Clock(begins), Clock(begins)
-        self._data = DataDirectory(Settings(directory, durable=False, publish_ms=10), clock=self._clock)
-        self._trainer = Trainer(self._data, clock=self._pace)
-        self._trainer.step()
-        self.service = Service(self._data, clock=self._clock)
-        if changes:
-            config = msgspec.convert({**msgspec.to_builtins(Config()), **changes}, Config)
-            self.service.put_config(config, expected=self.service.config().version)
+        self._stepped = Stepped(directory, draws=b"quality %d" % seed, begins=begins, changes=changes)
+        self.service = self._stepped.service
         self._asked = 0
         self.learn()
 
@@ -72,7 +47,7 @@ class Stream:
 
         :raises AssertionError: it did not come from the model
         """
-        self._clock.reach(now)
+        self._stepped.clock.reach(now)
         listed: list[str | Candidate] = list(candidates)
         request = RankRequest(candidates=listed, event_id=f"q{self._seed}-{self._asked}", slots=slots)
         self._asked += 1
@@ -95,15 +70,13 @@ class Stream:
     def learn(self) -> None:
         """Serve a model that holds everything told so far."""
         # To the trainer's eye a publish is due as soon as its clock has moved; the log's time has not.
-        self._pace.now = max(self._pace.now + 0.02, self._clock.now)
-        while self._trainer.step():
-            pass
-        self.service.ranker.refresh_model()
+        pace = self._stepped.pace
+        pace.reach(max(pace.now + 0.02, self._stepped.clock.now))
+        self._stepped.work()
 
     def close(self) -> None:
         """Give back what is held."""
-        self._trainer.close()
-        self._data.close()
+        self._stepped.close()
 
 
 @contextmanager
