@@ -393,18 +393,18 @@ class Fold:
     def _observe(self, decision: _Open, stored: Decision, ts: float, feedback: Feedback) -> None:
         """Tell the observer at once what a report says; what only the window's end can say, `_close` tells it."""
         assert self._observer is not None
+        place_of = {slot.id: place for place, slot in enumerate(stored.slots)}
+        told = [(place_of[item.id], item) for item in feedback.items if item.id in place_of]
+        if decision.user is not None and self.observing:
+            # Whatever list was shown: what they do not want, they do not want.
+            for place, item in told:
+                self._observer.said(decision.user, stored.slots[place], item, ts)
         if not decision.activated or decision.altered:
             return
         config = self._configs[decision.config].of(decision.arm)
         evidences = self._evidence(decision, stored, config, cascade=False)
-        place_of = {slot.id: place for place, slot in enumerate(stored.slots)}
         lengths = self._lengths_of([slot.version for slot in stored.slots])
-        for item in feedback.items:
-            place = place_of.get(item.id)
-            if place is None:
-                continue
-            if decision.user is not None and self.observing:
-                self._observer.said(decision.user, stored.slots[place], item, ts)
+        for place, item in told:
             if evidences[place] is None or (decision.n_shown is not None and place >= decision.n_shown):
                 continue
             state = decision.items[item.id] if decision.items is not None else _ItemState()

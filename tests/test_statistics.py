@@ -223,6 +223,22 @@ def test_what_is_believed_of_a_viewer_is_told(api: Api, loop: Loop) -> None:
     assert ("length_s", "15 to 30 s") in tastes
 
 
+def test_what_is_not_wanted_is_kept_whatever_list_was_shown(api: Api, loop: Loop) -> None:
+    ids = put(api)
+    for user, shown in (("never", None), ("other", ["v11", "v0"])):
+        body = {"candidates": ids[:4], "user": {"id": user}, "defer_activation": True, "event_id": user}
+        refused = api.call("POST", "/v1/rank", body).body["ranking"][0]["id"]
+        if shown is not None:
+            assert api.call("POST", f"/v1/events/{user}/activate", {"shown": shown}).status == 202
+        items = [{"id": refused, "signals": {"not_interested": 1}}]
+        assert api.call("POST", "/v1/feedback", {"event_id": user, "items": items}).status == 202
+        for _ in range(2):
+            # First by their own records, then by what was published of them.
+            assert api.call("GET", f"/v1/users/{user}").body["not_interested"] == 1
+            assert refused not in [placed["id"] for placed in rank(api, ids, user, slots=12)["ranking"]]
+            loop.end_windows()
+
+
 @pytest.mark.parametrize(
     "body", [{}, {"interests": "cats"}, {"interests": [""]}, {"interests": ["x"] * 65}, {"interests": [], "age": 3}]
 )
