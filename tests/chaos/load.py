@@ -122,7 +122,7 @@ class Viewer(Client):
 
     def _rank(self) -> None:
         rng = self.rng
-        # One that is never put, so never withdrawn: there is always something to rank.
+        # One that is never put, so never withdrawn.
         ids = [f"v{n}" for n in [*rng.sample(range(N_ITEMS), rng.randint(0, 40)), N_ITEMS + rng.randint(0, 9)]]
         rng.shuffle(ids)
         candidates: list[Any] = list(ids)
@@ -148,6 +148,10 @@ class Viewer(Client):
             if once is None:
                 return
             reply = once
+        if reply.status == 400 and reply.body["error"]["code"] == "empty_slate":
+            # All of the few that were sent are withdrawn, or this viewer does not want them.
+            self.ledger.count("nothing that may be shown")
+            return
         if not self.expect(reply, 200):
             return
         ranking = reply.body
@@ -181,7 +185,7 @@ class Viewer(Client):
                 item["signals"]["comment"] = 1.0
             if rng.random() < 0.4:
                 item["final"] = True
-            if rng.random() < 0.1:
+            if rng.random() < 0.02:
                 item["signals"]["not_interested"] = 1.0
                 item["about"] = rng.sample(["creator", "sound", "tag:news"], rng.randint(0, 2))
             items.append(item)
