@@ -17,17 +17,14 @@ from werkzeug.routing import PathConverter
 from bandit.errors import BanditError, BodyTooLarge, InvalidRequest, NotFound
 from bandit.records import ErrorBody, ErrorReply, encode
 from bandit.service import Service
-from bandit.web import metrics, openapi
-from bandit.web.routes import ROUTES, Incoming, Route
+from bandit.web import metrics
+from bandit.web.routes import ROUTES
+from bandit.web.routing import JSON, Incoming, Route
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("feed_bandit")
-
-#: Routes of a feed server's every request.
-HOT = ("/v1/rank", "/v1/feedback")
-JSON = ("Content-Type", "application/json")
 
 
 class _AnyText(PathConverter):
@@ -38,7 +35,7 @@ class _AnyText(PathConverter):
 
 
 def create_app(service: Service) -> Flask:
-    """The native API over a service."""
+    """Every door, over a service."""
     app = Flask("feed_bandit", static_folder=None)
     app.url_map.converters["path"] = _AnyText
     app.config["MAX_CONTENT_LENGTH"] = service.data.settings.max_body_mb * 1024 * 1024
@@ -49,16 +46,8 @@ def create_app(service: Service) -> Flask:
     for route, answer in answers.items():
         app.add_url_rule(route.path, endpoint=route.handler.__name__, view_func=_view(answer), methods=[route.method])
     # Flask takes as long to hand on a request as the kernel to score its candidates.
-    hot = {(route.method, route.path): answer for route, answer in answers.items() if route.path in HOT}
+    hot = {(route.method, route.path): answer for route, answer in answers.items() if route.hot}
     app.wsgi_app = Front(app.wsgi_app, hot, app.config["MAX_CONTENT_LENGTH"])  # type: ignore[method-assign]
-
-    @app.get("/metrics")
-    def metrics_() -> Response:
-        return Response(metrics.exposition(service), mimetype="text/plain; version=0.0.4")
-
-    @app.get("/openapi.json")
-    def openapi_() -> Response:
-        return Response(openapi.document(), mimetype="application/json")
 
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, lambda error: _response(_refused("none", error)))
@@ -90,12 +79,12 @@ def _answerer(service: Service, route: Route, working: threading.Semaphore) -> A
         try:
             with working:
                 given = route.handler(service, incoming, **parameters)
-            body = b"" if given.body is None else encode(given.body)
+            body = given.body if isinstance(given.body, bytes) else b"" if given.body is None else encode(given.body)
         except Exception as error:
             return _refused(route.path, error)
         counted.inc()
         seconds.observe(time.monotonic() - started)
-        return Wire(given.status, [JSON, *(given.headers or {}).items()], body)
+        return Wire(given.status, [("Content-Type", given.media), *(given.headers or {}).items()], body)
 
     return answer
 
@@ -116,7 +105,7 @@ class Front:
         length = environ.get("CONTENT_LENGTH") or ""
         if answer is None or not (length.isascii() and length.isdecimal()) or int(length) > self._max_length:
             return self._flask(environ, start_response)
-        reply = answer(Incoming(environ["wsgi.input"].read(int(length))))
+        reply = answer(Incoming(environ["wsgi.input"].read(int(length)), environ))
         headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
         start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
         return [reply.body]
@@ -124,7 +113,7 @@ class Front:
 
 def _view(answer: Answerer) -> Callable[..., Response]:
     def view(**parameters: str) -> Response:
-        return _response(answer(Incoming(_body(), request.headers.get("If-Match")), **parameters))
+        return _response(answer(Incoming(_body(), request.environ), **parameters))
 
     return view
 
@@ -150,7 +139,7 @@ def _refused(path: str, error: Exception) -> Wire:
     elif error.status >= 500:
         log.error("%s: %s: %s", path, error.code, error.message)
     metrics.REQUESTS.labels(path, str(error.status)).inc()
-    headers = [JSON]
+    headers = [("Content-Type", JSON)]
     if error.retry_after_s is not None:
         headers.append(("Retry-After", str(error.retry_after_s)))
     return Wire(error.status, headers, _encoded(error))

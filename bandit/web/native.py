@@ -1,10 +1,9 @@
-"""The native API: one table of routes, from which Flask serves and the OpenAPI document is made."""
+"""The native API, ``/v1``: what feed servers and operators ask, and what the service answers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -38,46 +37,7 @@ from bandit.records import (
 )
 from bandit.service import Service
 from bandit.web import metrics
-
-
-class Incoming(NamedTuple):
-    """What a handler needs of a request, whoever read it off the wire."""
-
-    body: bytes
-    if_match: str | None = None
-
-
-class Answer(NamedTuple):
-    """What a handler gives back; the app turns it into a response."""
-
-    status: int
-    body: Any = None
-    headers: dict[str, str] | None = None
-
-
-Handler = Callable[..., Answer]
-
-
-class Route(NamedTuple):
-    """One operation of the API.
-
-    :ivar path: Flask's notation
-    :ivar request: type of the body, if it has one
-    :ivar reply: type of a success
-    :ivar errors: statuses that it may answer besides; 400 and 503 may come from any
-    :ivar not_yet: another status, with the same body, of what was understood and goes on
-    """
-
-    method: str
-    path: str
-    handler: Handler
-    summary: str
-    status: int
-    request: Any = None
-    reply: Any = None
-    errors: tuple[int, ...] = ()
-    not_yet: int | None = None
-
+from bandit.web.routing import Answer, Incoming, Route
 
 _scored, _unscored = metrics.CANDIDATES.labels("yes"), metrics.CANDIDATES.labels("no")
 
@@ -170,7 +130,7 @@ def _config(live: LiveConfig) -> Answer:
 
 def put_config(service: Service, http: Incoming) -> Answer:
     document = records.decode(http.body, Config)
-    given = http.if_match
+    given = http.header("If-Match")
     if given is None:
         raise VersionRequired(
             "a config is replaced only by one who has read it: send the ETag of GET /v1/config as If-Match"
@@ -223,33 +183,38 @@ def _check_path_id(event_id: str) -> None:
     records.check_ids([event_id], where="path")
 
 
-ROUTES = (
-    Route("POST", "/v1/rank", rank, "Rank candidates for a viewer", 200, RankRequest, RankReply, (409, 413)),
-    Route("POST", "/v1/feedback", feedback, "Tell what viewers did", 202, Feedback | FeedbackBatch,
-          FeedbackResult | FeedbackResults, (409, 413)),
-    Route("POST", "/v1/events/<path:event_id>/activate", activate, "Tell that a feed was shown", 202,
+ROUTES: Final = (
+    Route("POST", "/v1/rank", rank, "rank", "Rank candidates for a viewer", 200, RankRequest, RankReply, (409, 413),
+          hot=True),
+    Route("POST", "/v1/feedback", feedback, "feedback", "Tell what viewers did", 202, Feedback | FeedbackBatch,
+          FeedbackResult | FeedbackResults, (409, 413), hot=True),
+    Route("POST", "/v1/events/<path:event_id>/activate", activate, "feedback", "Tell that a feed was shown", 202,
           ActivateRequest, ActivateReply, (409, 413)),
-    Route("GET", "/v1/events/<path:event_id>", event, "A decision and what became of it", 200, None,
+    Route("GET", "/v1/events/<path:event_id>", event, "read", "A decision and what became of it", 200, None,
           EventReply, (404,)),
-    Route("PUT", "/v1/items", put_items, "Put items into the catalogue", 200, ItemsRequest, ItemsReply, (413,)),
-    Route("GET", "/v1/items/<path:item_id>", get_item, "An item of the catalogue", 200, None, ItemReply, (404,)),
-    Route("DELETE", "/v1/items/<path:item_id>", delete_item, "Withdraw an item from every ranking", 204, None, None,
+    Route("PUT", "/v1/items", put_items, "admin", "Put items into the catalogue", 200, ItemsRequest, ItemsReply,
+          (413,)),
+    Route("GET", "/v1/items/<path:item_id>", get_item, "read", "An item of the catalogue", 200, None, ItemReply,
           (404,)),
-    Route("PUT", "/v1/users/<path:user_id>", put_user, "Keep what a viewer picked at sign-up", 200, UserRequest,
-          UserReply, (413,)),
-    Route("GET", "/v1/users/<path:user_id>", get_user, "What is believed of a viewer", 200, None, UserReply, (404,)),
-    Route("DELETE", "/v1/users/<path:user_id>", delete_user, "Erase all that is known of a viewer", 200, None,
-          ErasureReply, (), 202),
-    Route("GET", "/v1/config", get_config, "The config in force, and its version as ETag", 200, None, Config),
-    Route("PUT", "/v1/config", put_config, "Replace the config", 200, Config, Config, (412, 413, 428)),
-    Route("GET", "/v1/presets", presets, "Reward formulas to begin with, and what each wants", 200, None, PresetsReply),
-    Route("GET", "/v1/model", model, "The model that is served", 200, None, ModelReply),
-    Route("POST", "/v1/model/rollback", rollback, "Serve an earlier model, until a release", 200, RollbackRequest,
-          ServingReply, (404, 413)),
-    Route("POST", "/v1/model/release", release, "Serve the newest model again", 200, ReleaseRequest, ServingReply,
-          (409, 413)),
-    Route("GET", "/v1/experiment", experiment, "How the arms of the experiment in force do", 200, None,
+    Route("DELETE", "/v1/items/<path:item_id>", delete_item, "admin", "Withdraw an item from every ranking", 204,
+          None, None, (404,)),
+    Route("PUT", "/v1/users/<path:user_id>", put_user, "feedback", "Keep what a viewer picked at sign-up", 200,
+          UserRequest, UserReply, (413,)),
+    Route("GET", "/v1/users/<path:user_id>", get_user, "read", "What is believed of a viewer", 200, None, UserReply,
+          (404,)),
+    Route("DELETE", "/v1/users/<path:user_id>", delete_user, "admin", "Erase all that is known of a viewer", 200,
+          None, ErasureReply, (), 202),
+    Route("GET", "/v1/config", get_config, "read", "The config in force, and its version as ETag", 200, None, Config),
+    Route("PUT", "/v1/config", put_config, "admin", "Replace the config", 200, Config, Config, (412, 413, 428)),
+    Route("GET", "/v1/presets", presets, "read", "Reward formulas to begin with, and what each wants", 200, None,
+          PresetsReply),
+    Route("GET", "/v1/model", model, "read", "The model that is served", 200, None, ModelReply),
+    Route("POST", "/v1/model/rollback", rollback, "admin", "Serve an earlier model, until a release", 200,
+          RollbackRequest, ServingReply, (404, 413)),
+    Route("POST", "/v1/model/release", release, "admin", "Serve the newest model again", 200, ReleaseRequest,
+          ServingReply, (409, 413)),
+    Route("GET", "/v1/experiment", experiment, "read", "How the arms of the experiment in force do", 200, None,
           ExperimentReply),
-    Route("GET", "/healthz", healthz, "Is this worker alive, and what ails it", 200, None, HealthReply),
-    Route("GET", "/readyz", readyz, "Can this worker rank from a model", 200, None, HealthReply),
+    Route("GET", "/healthz", healthz, None, "Is this worker alive, and what ails it", 200, None, HealthReply),
+    Route("GET", "/readyz", readyz, None, "Can this worker rank from a model", 200, None, HealthReply),
 )  # fmt: skip

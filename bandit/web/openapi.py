@@ -10,7 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from bandit.records import ErrorReply
-from bandit.web.routes import ROUTES, Route
+from bandit.web.routing import JSON, Route
 
 _PARAMETER = re.compile(r"<path:(\w+)>")
 _MEANINGS = {
@@ -25,21 +25,16 @@ _MEANINGS = {
 
 
 @cache
-def document() -> bytes:
+def document(routes: tuple[Route, ...]) -> bytes:
     """The document as JSON."""
-    bodies = [body for route in ROUTES for body in (route.request, route.reply) if body is not None]
+    bodies = [body for route in routes for body in (route.request, route.reply) if body is not None]
     types = [*{type_: None for body in bodies for type_ in _alternatives(body)}, ErrorReply]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         operations = paths.setdefault(_PARAMETER.sub(r"{\1}", route.path), {})
         operations[route.method.lower()] = _operation(route, schema_of)
-    for path, summary, media in (
-        ("/metrics", "Prometheus metrics", "text/plain"),
-        ("/openapi.json", "This document", "application/json"),
-    ):
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "OK", "content": {media: {}}}}}}
     return msgspec.json.format(
         msgspec.json.encode(
             {
@@ -72,7 +67,9 @@ def _content(body: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
 def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
     error = _content(ErrorReply, schema_of)
     success: dict[str, Any] = {"description": route.summary}
-    if route.reply is not None:
+    if route.media != JSON or (route.reply is None and route.status == 200):
+        success["content"] = {route.media.partition(";")[0]: {}}
+    elif route.reply is not None:
         success["content"] = _content(route.reply, schema_of)
     operation: dict[str, Any] = {
         "summary": route.summary,

@@ -1,0 +1,24 @@
+"""All doors of the service: from these tables Flask serves, and the OpenAPI document is made."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bandit.service import Service
+from bandit.web import metrics, native, openapi
+from bandit.web.routing import Answer, Incoming, Route
+
+
+def exposition(service: Service, http: Incoming) -> Answer:
+    return Answer(200, metrics.exposition(service), media=metrics.MEDIA)
+
+
+def document(service: Service, http: Incoming) -> Answer:
+    return Answer(200, openapi.document(ROUTES))
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *native.ROUTES,
+    Route("GET", "/metrics", exposition, "read", "Prometheus metrics", 200, media=metrics.MEDIA),
+    Route("GET", "/openapi.json", document, None, "This document", 200),
+)

@@ -1,0 +1,75 @@
+"""What a route is: every door of the service is a table of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import parse_qs
+
+#: What a key must be allowed for a route to answer it.
+Scope = Literal["rank", "feedback", "read", "admin"]
+
+JSON: Final = "application/json"
+HTML: Final = "text/html; charset=utf-8"
+
+
+class Incoming(NamedTuple):
+    """What a handler needs of a request, whoever read it off the wire.
+
+    :ivar environ: WSGI's, for what few handlers ask for
+    """
+
+    body: bytes
+    environ: Mapping[str, Any]
+
+    def header(self, name: str) -> str | None:
+        """A header's value, None without it."""
+        found: str | None = self.environ.get("HTTP_" + name.upper().replace("-", "_"))
+        return found
+
+    def query(self) -> dict[str, str]:
+        """The query's parameters; of one that stands twice the last."""
+        text = self.environ.get("QUERY_STRING") or ""
+        return {name: values[-1] for name, values in parse_qs(text, keep_blank_values=True).items()}
+
+
+class Answer(NamedTuple):
+    """What a handler gives back; the app turns it into a response.
+
+    :ivar body: what becomes JSON; bytes that are sent as they are where the media type is another
+    """
+
+    status: int
+    body: Any = None
+    headers: dict[str, str] | None = None
+    media: str = JSON
+
+
+Handler = Callable[..., Answer]
+
+
+class Route(NamedTuple):
+    """One operation.
+
+    :ivar path: Flask's notation
+    :ivar scope: what a key must be allowed; None: open to everybody
+    :ivar request: type of the body, if it has one
+    :ivar reply: type of a success
+    :ivar errors: statuses that it may answer besides; 400 and 503 may come from any
+    :ivar not_yet: another status, with the same body, of what was understood and goes on
+    :ivar media: media type of a success
+    :ivar hot: a feed server asks it all the time
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    scope: Scope | None
+    summary: str
+    status: int
+    request: Any = None
+    reply: Any = None
+    errors: tuple[int, ...] = ()
+    not_yet: int | None = None
+    media: str = JSON
+    hot: bool = False
