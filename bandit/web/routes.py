@@ -20,5 +20,5 @@ def document(service: Service, http: Incoming) -> Answer:
 ROUTES: Final[tuple[Route, ...]] = (
     *native.ROUTES,
     Route("GET", "/metrics", exposition, "read", "Prometheus metrics", 200, media=metrics.MEDIA),
-    Route("GET", "/openapi.json", document, None, "All of this as OpenAPI 3.1, from the types that check the requests", 200),
+    Route("GET", "/openapi.json", document, None, "All of this as OpenAPI 3.1", 200),
 )
