@@ -64,8 +64,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     ("loops", frozenset({"bandit.ranker", "bandit.retraining", "bandit.trainer"})),
     ("service", frozenset({"bandit.service"})),
-    ("replay", frozenset({"replay"})),
     ("web", frozenset({"bandit.web"})),
+    ("replay", frozenset({"replay"})),
     (
         "processes",
         frozenset(

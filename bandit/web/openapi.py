@@ -10,7 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from bandit.records import ErrorReply
-from bandit.web.routing import JSON, Route
+from bandit.web.routing import HTML, JSON, Route
 
 _PARAMETER = re.compile(r"<path:(\w+)>")
 _MEANINGS = {
@@ -66,6 +66,9 @@ def _content(body: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
 
 def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
     error = _content(ErrorReply, schema_of)
+    if route.media == HTML:
+        # A page says to people what is wrong; what stops a request before it gets there says it as everywhere.
+        error = error | {HTML.partition(";")[0]: {}}
     success: dict[str, Any] = {"description": route.summary}
     if route.media != JSON or (route.reply is None and route.status == 200):
         success["content"] = {route.media.partition(";")[0]: {}}

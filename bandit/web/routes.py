@@ -6,6 +6,7 @@ from typing import Final
 
 from bandit.service import Service
 from bandit.web import metrics, native, openapi
+from bandit.web.pages import look
 from bandit.web.routing import Answer, Incoming, Route
 
 
@@ -19,6 +20,7 @@ def document(service: Service, http: Incoming) -> Answer:
 
 ROUTES: Final[tuple[Route, ...]] = (
     *native.ROUTES,
+    *look.ROUTES,
     Route("GET", "/metrics", exposition, "read", "Prometheus metrics", 200, media=metrics.MEDIA),
     Route("GET", "/openapi.json", document, None, "All of this as OpenAPI 3.1", 200),
 )

@@ -10,12 +10,15 @@ from typing import Final, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from bandit.web.pages import STYLESHEET, TEMPLATES
 from replay.report import charts, words
 from replay.report.quiet import quiet
 from replay.report.scale import Linear, around
 from replay.results import Check, Estimate, Evaluation, Part, PolicyAnswer
 
 HERE: Final = Path(__file__).parent
+STYLES: Final = (STYLESHEET, HERE / "style.css")
+"""The look of all pages, and what only the report has."""
 MOST_OPEN: Final = 3
 """Policies whose details stand open; with more of them, one is opened by whoever wants it."""
 MOST_IN_SLICE: Final = 14
@@ -95,7 +98,7 @@ def render(evaluation: Evaluation) -> str:
     digits = words.places(words.width(production.interval, production.value))
     page = _template().render(
         evaluation=evaluation,
-        css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        css=Markup("\n".join(path.read_text(encoding="utf-8") for path in STYLES)),
         headline=first,
         second=second,
         mood=_mood(evaluation),
@@ -126,7 +129,11 @@ def render(evaluation: Evaluation) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=FileSystemLoader([HERE, TEMPLATES]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     return environment.get_template("page.html.j2")
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-from replay.report import page
+from bandit.web.pages import STYLESHEET
 from replay.report.page import render
 from replay.results import Evaluation, Interval, LogSummary, Part
 from tests.replay import example
@@ -217,29 +216,6 @@ def test_tables_stand_behind_every_chart():
 # ---------------------------------------------------------------- the look
 
 
-def palettes() -> list[dict[str, str]]:
-    css = (Path(page.__file__).parent / "style.css").read_text(encoding="utf-8")
-    light, dark = css.split("@media (prefers-color-scheme: dark)")
-    found = [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", part)) for part in (light, dark)]
-    assert found[0].keys() == found[1].keys()
-    return found
-
-
-def luminance(colour: str) -> float:
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("palette", palettes(), ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["ink", "soft", "better", "worse", "undecided", "refused", "ok", "warning"])
-def test_text_can_be_read_on_paper_and_card(palette, name):
-    for ground in ("paper", "card"):
-        light, dark = sorted((luminance(palette[name]), luminance(palette[ground])), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
-
-
-def test_style_uses_every_colour_that_it_names():
-    css = (Path(page.__file__).parent / "style.css").read_text(encoding="utf-8")
-    for name in palettes()[0]:
-        assert f"var(--{name})" in css, name
+def test_the_look_is_that_of_all_pages():
+    html = render(example.rich())
+    assert STYLESHEET.read_text(encoding="utf-8").splitlines()[0] in html
