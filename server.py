@@ -1,8 +1,9 @@
-"""Start the feed ranker: ``python server.py``; see ``--help``."""
+"""Start the feed ranker, or ask something of it: ``python server.py``; see ``python server.py help``."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -13,7 +14,39 @@ def worker() -> Any:
     return make_app()
 
 
-if __name__ == "__main__":
-    from bandit.cli import main
+def demo(arguments: Sequence[str]) -> int:
+    return _ask_replay("demo", arguments)
 
-    sys.exit(main(sys.argv[1:]))
+
+def simulate(arguments: Sequence[str]) -> int:
+    return _ask_replay("simulate", arguments)
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    return _ask_replay("doctor", arguments)
+
+
+def rebuild(arguments: Sequence[str]) -> int:
+    return _ask_replay("rebuild", arguments)
+
+
+def _ask_replay(command: str, arguments: Sequence[str]) -> int:
+    from replay.__main__ import main
+
+    return main([command, *arguments])
+
+
+if __name__ == "__main__":
+    from bandit.cli import Command, main
+
+    sys.exit(
+        main(
+            sys.argv[1:],
+            {
+                "doctor": Command("is a log sound? propensities, joins, by day and release", "server:doctor"),
+                "rebuild": Command("build every published model again from the log, and compare", "server:rebuild"),
+                "demo": Command("play MovieLens viewers against a service, draw the learning curve", "server:demo"),
+                "simulate": Command("play simulated viewers, whose taste is known", "server:simulate"),
+            },
+        )
+    )

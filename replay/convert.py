@@ -18,9 +18,9 @@ import zstandard
 from msgspec import Struct
 
 from bandit.errors import BanditError
+from bandit.progress import Progress
 from replay.errors import BadLog
 from replay.events import Log, Needs
-from replay.progress import Progress
 from replay.readers import KINDS, open_log
 from replay.writers.common import Writer
 

@@ -16,12 +16,12 @@ import numpy as np
 from msgspec import Struct
 
 from bandit.errors import BanditError
+from bandit.progress import Progress
 from replay import forensic_checks
 from replay.errors import BadQuestion
 from replay.events import Batch, Log, Needs
 from replay.forensic_sums import ForensicSums
 from replay.forensics import find
-from replay.progress import Progress
 from replay.repeats import Repeats
 from replay.results import Check
 

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from bandit.errors import BanditError
+from bandit.progress import Progress
 from replay.errors import BadQuestion
 from replay.evaluation import evaluate
-from replay.progress import Progress
 from replay.redraws import REDRAWS
 from replay.report.page import render
 from replay.report.terminal import table

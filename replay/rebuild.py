@@ -22,6 +22,7 @@ from bandit import records
 from bandit.errors import BanditError, LogUnavailable
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
+from bandit.progress import Progress
 from bandit.statistics import Statistics
 from bandit.store.bases import bases
 from bandit.store.items import versions
@@ -29,7 +30,6 @@ from bandit.store.models import digest_of
 from bandit.store.reading import ReadOnlyLog
 from bandit.store.statistics import LoggedEpoch, last_logged_epoch, logged_epochs
 from replay.beginning import Beginning, beginning
-from replay.progress import Progress
 from replay.spill import Spill
 
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from bandit.config import LiveConfig
 from bandit.errors import BanditError
+from bandit.progress import Progress
 from bandit.signals import LENGTH, SLACK, WATCHED, Watch, WatchRow, WatchTable, derive
 from replay.errors import BadQuestion
 from replay.events import F64
-from replay.progress import Progress
 from replay.readers.service import ServiceLog
 
 LEVELS: Final = (*(round(0.05 * k, 2) for k in range(1, 20)), 0.99)

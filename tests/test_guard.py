@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.commands.models import main as models_command
 from bandit.config import Config, Softmax
 from bandit.guard import Guard, alpha_of_release, find_fault, probe_anchor
-from bandit.model_command import main as models_command
 from bandit.probe import Probe
 from bandit.records import Feedback, ItemFeedback, RankRequest, ReleaseRequest
 from bandit.scorer import _RECORD, read_state

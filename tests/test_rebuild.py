@@ -21,6 +21,7 @@ from bandit.attributes import attributes_of_item
 from bandit.config import Settings
 from bandit.errors import EmptySlate, LogUnavailable
 from bandit.profiles import Viewer
+from bandit.progress import Progress
 from bandit.records import (
     ActivateRequest,
     Feedback,
@@ -37,7 +38,6 @@ from bandit.store.reading import ReadOnlyLog
 from bandit.store.statistics import put_user
 from bandit.trainer import Trainer
 from replay.__main__ import main
-from replay.progress import Progress
 from replay.rebuild import NotALog, rebuild
 from tests.conftest import Clock, Loop
 from tests.service import ROOT
@@ -353,7 +353,7 @@ class Terminal:
 def test_progress_is_drawn_for_long_work_and_wiped_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     now = [100.0]
-    monkeypatch.setattr("replay.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("bandit.progress.time.monotonic", lambda: now[0])
     with Progress("records", terminal) as progress:  # type: ignore[arg-type]
         progress(1, 100)
         assert terminal.written == ""

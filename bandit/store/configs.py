@@ -34,6 +34,12 @@ def all_configs(log: EventLog) -> dict[int, LiveConfig]:
     return {config.version: config for config in configs}
 
 
+def config_versions(log: EventLog) -> list[tuple[int, float, Config]]:
+    """Every config version of the log with when it came into force and its document, oldest first."""
+    found = [(read_config(row.payload), row.ts) for row in log.read_kinds(["config"])]
+    return [(config.version, ts, config.document) for config, ts in found]
+
+
 def newest_config(rows: list[LogRow]) -> LiveConfig | None:
     """The last config among some records."""
     configs = [row for row in rows if row.kind == "config"]

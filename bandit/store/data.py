@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
 from collections.abc import Callable
 
@@ -13,7 +11,7 @@ from bandit.errors import InvalidSetting
 from bandit.model_args import ModelArgs
 from bandit.store.bases import BaseFiles
 from bandit.store.configs import append_config
-from bandit.store.directory import sync_folder
+from bandit.store.directory import read_secret
 from bandit.store.log import EventLog, Txn
 from bandit.store.models import ModelFiles
 
@@ -34,7 +32,7 @@ class DataDirectory:
         self.bases = BaseFiles(self.path)
         self.log.migrate()
         self.log.append(self._begin)
-        self.secret = self._read_secret()
+        self.secret = read_secret(self.path)
 
     def _begin(self, txn: Txn) -> None:
         """The first records of a new log; nothing in one that has them."""
@@ -51,29 +49,6 @@ class DataDirectory:
                 f"vw is {self.args.text!r}, but this data directory was begun with {begun!r}; start with those, "
                 "or with another directory"
             )
-
-    def _read_secret(self) -> bytes:
-        """The key of every draw: 32 random bytes, made once, readable by the owner only."""
-        path = self.path / "secret"
-        try:
-            return bytes.fromhex(path.read_text().strip())
-        except FileNotFoundError:
-            pass
-        temporary = self.path / f"secret.{os.getpid()}.part"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            # link, not rename: whoever comes second must read the first one's.
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-        sync_folder(self.path)
-        return bytes.fromhex(path.read_text().strip())
 
     def close(self) -> None:
         """Close the log's connections."""

@@ -16,11 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from bandit.errors import BanditError, InvalidSetting
+from bandit.progress import Progress
 from replay.demo.client import Client, own_service
 from replay.demo.data import MovieLens, read_movielens, visits_of
 from replay.demo.play import Played, play
 from replay.demo.report import describe
-from replay.progress import Progress
 
 # Measured on these visits; see docs/demo.md.
 VW: Final = "-b 18 -q tg -l 0.2"

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from bandit.config import Config
 from bandit.errors import BanditError
+from bandit.progress import Progress
 from replay.demo.client import Client
 from replay.errors import BadQuestion
-from replay.progress import Progress
 from replay.simulate.play import Played, Table, play, policies_of
 from replay.simulate.policies import Policy
 from replay.simulate.service import InProcess, OverHttp

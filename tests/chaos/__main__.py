@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from replay.progress import Progress
+from bandit.progress import Progress
 from tests.chaos.audit import SHOWN
 from tests.chaos.campaign import Campaign, Report, summary
 

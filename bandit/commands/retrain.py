@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bandit.config import SETTINGS, Settings
-from bandit.errors import BanditError, InvalidSetting
+from bandit.commands.shared import DONE, add_data, check_data, ended, opened
+from bandit.config import Settings
+from bandit.errors import InvalidSetting
+from bandit.progress import Progress
 from bandit.retraining import Retrained, retrain
 from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import unfinished
-from bandit.store.log import EventLog
 from bandit.supervisor import hold_directory
 from bandit.trainer import Trainer, hold_trainer_lock
 
 NAME: Final = "retrain"
-SAY_EVERY_S: Final = 2.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,24 +32,22 @@ def main(arguments: Sequence[str]) -> int:
         "from, and delete every other model: after viewers were erased, or records grew too old to be kept, nothing of "
         "them is in any weight. Stop the service first; it takes about as long as `python -m replay rebuild`.",
     )
-    default = next(setting.default for setting in SETTINGS if setting.name == "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="data directory (default: %(default)s)")
+    add_data(parser)
     given = parser.parse_args(arguments)
-    try:
-        done = _run(given.data.resolve())
-    except (BanditError, OSError) as error:
-        print(f"feed-bandit: {error.message if isinstance(error, BanditError) else error}", file=sys.stderr)
-        return 2
+    return ended(lambda: _retrain(given.data.resolve()))
+
+
+def _retrain(path: Path) -> int:
+    done = _run(path)
     print(
         f"model {done.digest} holds the log up to position {done.position:,}: {done.learned:,} slots learned from "
         f"{done.records:,} records; the model before had learned {done.before:,}"
     )
-    return 0
+    return DONE
 
 
 def _run(path: Path) -> Retrained:
-    if not (path / "log.db").is_file():
-        raise InvalidSetting(f"data is {path}, which holds no log.db; name the data directory of a service")
+    check_data(path)
     locks = [hold_directory(Settings(path))]
     try:
         locks.append(hold_trainer_lock(path))
@@ -57,7 +55,8 @@ def _run(path: Path) -> Retrained:
         try:
             if unfinished(data.log):
                 _carry_out_erasures(data)
-            return retrain(data, progress=_Progress())
+            with Progress("records", sys.stderr) as progress:
+                return retrain(data, progress=progress)
         finally:
             data.close()
     finally:
@@ -66,12 +65,8 @@ def _run(path: Path) -> Retrained:
 
 
 def _arguments(path: Path) -> str:
-    log = EventLog(path, durable=True, clock=time.time)
-    try:
-        log.migrate()
+    with opened(path) as log:
         return bases(log)[-1].base.arguments
-    finally:
-        log.close()
 
 
 def _carry_out_erasures(data: DataDirectory) -> None:
@@ -87,12 +82,3 @@ def _carry_out_erasures(data: DataDirectory) -> None:
     finally:
         trainer.run(lambda: True)
 
-
-class _Progress:
-    def __init__(self) -> None:
-        self._told = time.monotonic()
-
-    def __call__(self, done: int, of: int) -> None:
-        if time.monotonic() - self._told > SAY_EVERY_S:
-            self._told = time.monotonic()
-            print(f"folded up to position {done:,} of {of:,}", file=sys.stderr)
