@@ -19,8 +19,8 @@ from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, 
 from bandit.guard import Guard, check_guard
 from bandit.model_args import ModelArgs
 from bandit.presets import DEFAULT, resolved
-from bandit.records import MAX_SLOTS
-from bandit.reward import Formula
+from bandit.records import MAX_SLOTS, Door
+from bandit.reward import Aggregation, Formula
 from bandit.rules import Rule, default_rules, rule_faults
 from bandit.signals import DERIVED, WATCHED, Watch, WatchTable, faults_of
 
@@ -162,6 +162,8 @@ class Config(Struct, forbid_unknown_fields=True):
     `length_s`), or `preset:NAME`, which is stored as its formula.
     `mode`: `apprentice` serves the caller's order, learns from it, and reports what it would have earned itself.
     `rules` are feed rules, the strongest first: where they leave nothing for a slot, the last give way first.
+    `reward_aggregation`: what several explicit rewards of one placement come to; without it the last one holds, and
+    at Personalizer's routes, as there, the earliest. `explain`: those routes say what made the score.
     """
 
     explorer: ExplorerConfig = msgspec.field(default_factory=SquareCB)
@@ -186,6 +188,8 @@ class Config(Struct, forbid_unknown_fields=True):
     evidence: Literal["viewport", "served"] = "viewport"
     reward_window_s: Annotated[float, Meta(ge=0.1, le=30 * 86_400)] = 600.0
     default_reward: float = 0.0
+    reward_aggregation: Aggregation | None = None
+    explain: bool = False
     exploration: Exploration = msgspec.field(default_factory=Exploration)
     watch: WatchTable = msgspec.field(default_factory=WatchTable)
     guard: Guard = msgspec.field(default_factory=Guard)
@@ -241,6 +245,18 @@ class LoggedConfig(Config, forbid_unknown_fields=True):
     def whole(self) -> Config:
         """The document, with everything in it."""
         return Config(**{name: getattr(self, name) for name in Config.__struct_fields__})
+
+
+def at_door(document: Config, door: Door | None) -> Config:
+    """The config as it holds for decisions through a door.
+
+    At Personalizer's what was activated counts as seen, so that it earns the default reward unless another comes, and
+    no feed rule holds: what was shown before may be shown again.
+    """
+    if door is None:
+        return document
+    aggregation = document.reward_aggregation or "earliest"
+    return msgspec.structs.replace(document, rules=[], evidence="served", reward_aggregation=aggregation)
 
 
 def check_config(config: Config) -> Formula:
@@ -306,11 +322,18 @@ class LiveConfig:
             for arm in (experiment.arms if experiment is not None else [])
         }
 
-    def of(self, arm: str | None) -> LiveConfig:
-        """The config as it is in an arm; itself without one.
+    @cached_property
+    def personalizer(self) -> LiveConfig:
+        """The config as it is at Personalizer's door."""
+        return LiveConfig(self.version, at_door(self.document, "personalizer"), self.arm)
+
+    def of(self, arm: str | None, door: Door | None = None) -> LiveConfig:
+        """The config as it is in an arm and at a door; itself without either.
 
         :raises LogUnavailable: a decision names an arm that its config has not
         """
+        if door is not None:
+            return self.of(arm).personalizer
         if arm is None:
             return self
         if arm not in self.arms:

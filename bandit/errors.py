@@ -101,6 +101,13 @@ class UnknownModel(NotFound):
     code = "unknown_model"
 
 
+class NotOffered(BanditError):
+    """What another service did at this route and this one does not; the message says what to do instead."""
+
+    code = "not_offered"
+    status = 410
+
+
 class NothingPublished(BanditError):
     """There is no model yet that could serve."""
 

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from bandit.config import LiveConfig
-from bandit.records import ActivateRequest, Decision, Feedback, ItemFeedback, Slot, UserRecord
-from bandit.reward import combine
+from bandit.records import ActivateRequest, Decision, Door, Feedback, ItemFeedback, LoggedFeedback, Slot, UserRecord
+from bandit.reward import aggregate, combine
 from bandit.signals import LengthsOf, no_lengths, worth
 
 #: How counts of learned slots by their evidence begin.
@@ -113,25 +113,25 @@ def closes_at(ts: float, window_s: float, activated_at: float | None) -> float:
 class _ItemState:
     """What was reported of one item so far."""
 
-    __slots__ = ("reward", "seen", "signals")
+    __slots__ = ("rewards", "seen", "signals")
 
     def __init__(self) -> None:
         self.signals: dict[str, float] = {}
         self.seen: bool | None = None
-        self.reward: float | None = None
+        self.rewards: list[float] = []
 
 
 class _Open:
     """A decision whose window is open."""
 
     __slots__ = (
-        "activated", "altered", "arm", "closes", "config", "counted", "event_id", "items", "n_shown", "pos", "taught",
-        "ts", "user",
+        "activated", "altered", "arm", "closes", "config", "counted", "door", "event_id", "items", "n_shown", "pos",
+        "taught", "ts", "user",
     )  # fmt: skip
 
     def __init__(
-        self, *, pos: int, ts: float, event_id: str, user: str | None, config: int, arm: str | None, activated: bool,
-        closes: float,
+        self, *, pos: int, ts: float, event_id: str, user: str | None, config: int, arm: str | None, door: Door | None,
+        activated: bool, closes: float,
     ) -> None:  # fmt: skip
         self.pos = pos
         self.ts = ts
@@ -139,6 +139,7 @@ class _Open:
         self.event_id = event_id
         self.config = config
         self.arm = arm
+        self.door = door
         self.activated = activated
         self.closes = closes
         self.items: dict[str, _ItemState] | None = None
@@ -159,6 +160,7 @@ class _Header(msgspec.Struct):
     deferred: bool = False
     user: str | None = None
     arm: str | None = None
+    door: Door | None = None
 
 
 #: (combined signals, explicit reward, the decision's config, length of the item version in seconds or 0) to a reward.
@@ -166,7 +168,7 @@ RewardOf = Callable[[Mapping[str, float], float | None, LiveConfig, float], floa
 
 _header = msgspec.json.Decoder(_Header).decode
 _decision = msgspec.json.Decoder(Decision).decode
-_feedback = msgspec.json.Decoder(Feedback).decode
+_feedback = msgspec.json.Decoder(LoggedFeedback).decode
 _activation = msgspec.json.Decoder(ActivateRequest).decode
 _user = msgspec.json.Decoder(UserRecord).decode
 
@@ -293,6 +295,7 @@ class Fold:
             user=header.user,
             config=header.config,
             arm=header.arm,
+            door=header.door,
             activated=not header.deferred,
             closes=closes_at(record.ts, window_s, None),
         )
@@ -309,9 +312,12 @@ class Fold:
             if earlier.kind == "feedback":
                 # Its lessons, if final, wait for the window: they cannot be taught before this record.
                 feedback = _feedback(earlier.payload)
+                if self._observer is not None or feedback.reward is not None:
+                    stored = stored or _decision(record.payload)
+                    feedback = _by_item(feedback, stored)
                 self._report(decision, feedback)
                 if self._observer is not None:
-                    stored = stored or _decision(record.payload)
+                    assert stored is not None
                     self._observe(decision, stored, record.ts, feedback)
             else:
                 self._show(decision, _activation(earlier.payload), record.ts)
@@ -323,11 +329,13 @@ class Fold:
             self._keep(record)
             return []
         feedback = _feedback(record.payload)
-        self._report(decision, feedback)
         final = {item.id for item in feedback.items if item.final}
-        if not final and self._observer is None:
+        if not final and self._observer is None and feedback.reward is None:
+            self._report(decision, feedback)
             return []
         stored = _decision(self._payload_at(decision.pos))
+        feedback = _by_item(feedback, stored)
+        self._report(decision, feedback)
         if self._observer is not None:
             self._observe(decision, stored, record.ts, feedback)
         if not final or not decision.activated or decision.altered:
@@ -388,7 +396,7 @@ class Fold:
             if item.seen is not None:
                 state.seen = item.seen
             if item.reward is not None:
-                state.reward = item.reward
+                state.rewards.append(item.reward)
 
     def _observe(self, decision: _Open, stored: Decision, ts: float, feedback: Feedback) -> None:
         """Tell the observer at once what a report says; what only the window's end can say, `_close` tells it."""
@@ -401,14 +409,14 @@ class Fold:
                 self._observer.said(decision.user, stored.slots[place], item, ts)
         if not decision.activated or decision.altered:
             return
-        config = self._configs[decision.config].of(decision.arm)
+        config = self._config_of(decision)
         evidences = self._evidence(decision, stored, config, cascade=False)
         lengths = self._lengths_of([slot.version for slot in stored.slots])
         for place, item in told:
             if evidences[place] is None or (decision.n_shown is not None and place >= decision.n_shown):
                 continue
             state = decision.items[item.id] if decision.items is not None else _ItemState()
-            reward = self._reward_of(state.signals, state.reward, config, lengths[place])
+            reward = self._worth(state, config, lengths[place])
             if reward is not None:
                 self._count(decision, place, stored.slots[place], ts, reward, state.signals)
 
@@ -426,7 +434,7 @@ class Fold:
     def _close(self, decision: _Open, record: Record) -> Iterator[Lesson]:
         if self._on_close is not None:
             self._on_close(decision.joined())
-        served = self._configs[decision.config].of(decision.arm).document.evidence == "served"
+        served = self._config_of(decision).document.evidence == "served"
         if decision.items is None and not (served and decision.activated and not decision.altered):
             # Nothing was heard of it: it teaches nothing, and needs no row to say so.
             self.counts["silent" if decision.activated else "not_activated"] += 1
@@ -451,7 +459,7 @@ class Fold:
             self._observer.unseen(decision.user, unseen, decision.ts)
 
     def _lessons(self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None) -> Iterator[Lesson]:
-        config = self._configs[decision.config].of(decision.arm)
+        config = self._config_of(decision)
         evidences = self._evidence(decision, stored, config, cascade=only is None)
         lengths = self._lengths_of([slot.version for slot in stored.slots])
         for index, (slot, evidence) in enumerate(zip(stored.slots, evidences, strict=True)):
@@ -470,8 +478,7 @@ class Fold:
             elif evidence is None:
                 status = "unseen"
             else:
-                signals, explicit = (state.signals, state.reward) if state is not None else ({}, None)
-                reward = self._reward_of(signals, explicit, config, lengths[index])
+                reward = self._worth(state, config, lengths[index])
                 status = "undefined_reward" if reward is None else "pinned" if index in stored.pinned else "learned"
             if status == "learned":
                 weight = config.document.learning_weight.weight_of(slot.propensity)
@@ -497,6 +504,17 @@ class Fold:
                 shared=bytes(stored.shared),
                 dense=slot.dense,
             )
+
+    def _config_of(self, decision: _Open) -> LiveConfig:
+        """As it is in the decision's arm and at its door."""
+        return self._configs[decision.config].of(decision.arm, decision.door)
+
+    def _worth(self, state: _ItemState | None, config: LiveConfig, length_s: float) -> float | None:
+        """What a seen slot earned by all that was reported of it."""
+        if state is None:
+            return self._reward_of({}, None, config, length_s)
+        explicit = aggregate(config.document.reward_aggregation or "last", state.rewards)
+        return self._reward_of(state.signals, explicit, config, length_s)
 
     @staticmethod
     def _evidence(decision: _Open, stored: Decision, config: LiveConfig, *, cascade: bool) -> list[str | None]:
@@ -529,6 +547,14 @@ class Fold:
                 continue
             later_seen = later_seen or found[index] is not None
         return found
+
+
+def _by_item(feedback: LoggedFeedback, stored: Decision) -> LoggedFeedback:
+    """The feedback with its reward given to the item that it is of."""
+    if feedback.reward is None or not stored.slots:
+        return feedback
+    first = ItemFeedback(id=stored.slots[0].id, reward=feedback.reward)
+    return msgspec.structs.replace(feedback, items=[*feedback.items, first], reward=None)
 
 
 def configured_reward(

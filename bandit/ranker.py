@@ -26,8 +26,10 @@ from bandit.features import hash_resolved, resolve_item, resolve_shared, with_de
 from bandit.knowledge import EVERYTHING
 from bandit.records import (
     Decision,
+    Door,
     Explanation,
     Features,
+    Order,
     Placement,
     RankReply,
     RankRequest,
@@ -36,7 +38,7 @@ from bandit.records import (
 )
 from bandit.rules import Restrictions
 from bandit.scorer import dense_indices, prepare, score, score_prepared, weights_from_model
-from bandit.slate import ELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
+from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
 from bandit.store.arms import note_arm
 from bandit.store.configs import all_configs, newest_config
 from bandit.store.data import DataDirectory
@@ -77,6 +79,20 @@ class Ranked(NamedTuple):
     decision: Decision
     resolved: Resolved
     body_hash: bytes | None
+
+
+class Whole(NamedTuple):
+    """A durable decision of one slot with all that could have stood there; see `Ranker.decide_whole`.
+
+    :ivar ids: of all candidates, as sent
+    :ivar event_id: as sent, or made
+    :ivar explanation: of what was drawn, if it was asked for
+    """
+
+    event_id: str
+    ids: Sequence[str]
+    decision: Decision
+    explanation: list[Explanation]
 
 
 class Ranker:
@@ -214,10 +230,19 @@ class Ranker:
 
     # ------------------------------------------------------------ ranking
 
-    def rank(self, request: RankRequest, *, received: float | None = None) -> Ranked:
+    def rank(
+        self,
+        request: RankRequest,
+        *,
+        received: float | None = None,
+        door: Door | None = None,
+        dealt_by: str | None = None,
+    ) -> Ranked:
         """Draw a ranking; nothing is logged yet.
 
         :param received: monotonic seconds at which the request arrived; its deadline counts from there
+        :param door: through which it came. With one, the decision holds the order of all candidates
+        :param dealt_by: what settles the arm of an experiment in place of the event id
         :raises InvalidRequest: the candidates or features cannot be used; the message names the place
         :raises EmptySlate: no candidate may be shown
         :raises LogUnavailable: the log cannot be read
@@ -227,8 +252,9 @@ class Ranker:
         snapshot, read_pos, experiment = self.snapshot, self._control_pos, self.config.document.experiment
         event_id = self._new_event_id() if request.event_id is UNSET else request.event_id
         user = request.user
-        config = self.config.serving(viewer=None if user is None else user.id, event_id=event_id)
-        document = config.document
+        dealt_by = event_id if dealt_by is None else dealt_by
+        config = self.config.serving(viewer=None if user is None else user.id, event_id=dealt_by)
+        document = config.document if door is None else config.personalizer.document
         resolved = self._cache.resolve(request.candidates)
         n = len(resolved.rows)
         seed = seed_of(event_id, self._data.secret)
@@ -303,6 +329,13 @@ class Ranker:
             drawn_by, state, n_slots=n_slots, explorer=explorer, shortlist=drawing.shortlist,
             floor=np.array(drawing.floors), seed=seed, rules=rules,
         )  # fmt: skip
+        whole = None
+        if door is not None:
+            p = slot_probabilities(
+                drawn_by, state, slate.chosen[:0], slot=0, explorer=explorer, shortlist=drawing.shortlist,
+                floor=np.array(drawing.floors), rules=rules,
+            )  # fmt: skip
+            whole = _order(drawn_by, state, slate.chosen, p)
         apprentice = None
         if document.mode == "apprentice":
             known = fallback is None and n_scored == n
@@ -354,10 +387,12 @@ class Ranker:
             experiment=None if experiment is None else experiment.name,
             arm=config.arm,
             apprentice=apprentice,
+            door=door,
+            order=whole,
         )
         ruled.write(decision, slate)
         reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
-        if request.explain:
+        if request.explain or (door is not None and document.explain):
             told = ruling.reasons(ruled, slate, drawn_by)
             reply.explanation = self._explain(decision, resolved, chosen_at, shared, snapshot, told)
             reply.kept_out = ruling.kept_out(ruled, slate, ids, drawn_by)
@@ -404,6 +439,35 @@ class Ranker:
         if found is not None:
             return self._stored_reply(request.event_id, same_body(found, body_hash, request.event_id))
         return self.log(self.rank(request, received=received)._replace(body_hash=body_hash))
+
+    def decide_whole(self, request: RankRequest, *, body_hash: bytes | None, door: Door) -> Whole:
+        """Rank for one slot and log, as `decide`; what comes back tells of all candidates.
+
+        :param body_hash: of the request as it came; None if it came without an event id
+        :raises IdConflict: the event id answered another request
+        :raises LogUnavailable: nothing was logged, so nothing may be shown
+        """
+        if body_hash is not None and request.event_id is not UNSET:
+            found = find_decision(self._log, request.event_id)
+            if found is not None:
+                return self._stored_whole(request.event_id, same_body(found, body_hash, request.event_id))
+        ranked = self.rank(request, door=door)._replace(body_hash=body_hash)
+        reply = self.log(ranked)
+        if reply is not ranked.reply:
+            # Another worker was first.
+            found = find_decision(self._log, reply.event_id)
+            assert found is not None
+            return self._stored_whole(reply.event_id, found)
+        explanation = [] if reply.explanation is UNSET else reply.explanation
+        return Whole(reply.event_id, ranked.resolved.ids, ranked.decision, explanation)
+
+    def _stored_whole(self, event_id: str, found: StoredDecision) -> Whole:
+        # Another worker may have written it a moment ago, and not be back from its fsync.
+        self._log.sync()
+        decision = records.read_stored(found.payload, Decision, what="this decision")
+        numbers = np.frombuffer(found.candidates, np.uint32).tolist()
+        known = stored_versions(self._log, numbers)
+        return Whole(event_id, [known[number][0] for number in numbers], decision, [])
 
     def log(self, ranked: Ranked) -> RankReply:
         """The reply, once its decision is durable.
@@ -475,6 +539,24 @@ class Ranker:
         return _reply(event_id, decision, [known[number][0] for number in unknown], self.configs)
 
 
+def _order(
+    scores: NDArray[np.float32], state: NDArray[np.uint8], chosen: NDArray[np.int32], p: NDArray[np.float64]
+) -> Order:
+    """What may be shown, best first below what was drawn, and how likely each was to be drawn.
+
+    :param chosen: shape (1,)
+    :param p: shape (n,)
+    """
+    places = np.argsort(-scores, kind="stable")
+    places = places[(state[places] != INELIGIBLE) & (places != chosen[0])]
+    places = np.concatenate([chosen, places])
+    probabilities = p[places]
+    # Below the shortlist all have the same.
+    last = np.flatnonzero(probabilities != probabilities[-1])
+    n = int(last[-1]) + 2 if len(last) else 1
+    return Order(places.astype("<u2").tobytes(), probabilities[:n].tolist())
+
+
 def _would_draw(
     document: Config, scores: NDArray[np.float32], state: NDArray[np.uint8], chosen: NDArray[np.int32], n_learned: int,
     n_slots: int, rules: Restrictions,
@@ -500,7 +582,7 @@ def _would_draw(
 
 
 def _reply(event_id: str, decision: Decision, unknown: list[str], configs: dict[int, LiveConfig]) -> RankReply:
-    policy = configs[decision.config].of(decision.arm).document.explorer.__struct_config__.tag
+    policy = configs[decision.config].of(decision.arm, decision.door).document.explorer.__struct_config__.tag
     by_caller = decision.fallback is not None or decision.apprentice is not None
     return RankReply(
         event_id=event_id,

@@ -170,6 +170,16 @@ class Feedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
     feedback_id: Id | UnsetType = UNSET
 
 
+class LoggedFeedback(Feedback, forbid_unknown_fields=True, omit_defaults=True):
+    """A feedback as the log holds it.
+
+    :param reward: of whatever stands first in the ranking, for those who need not know what that is
+    """
+
+    items: list[ItemFeedback] = []
+    reward: Finite | None = None
+
+
 class FeedbackBatch(Struct, forbid_unknown_fields=True):
     """Many at once; all are stored, or none."""
 
@@ -543,6 +553,21 @@ class StatisticsStamp(Struct, array_like=True):
     digest: str
 
 
+#: Whose rules of the game a decision follows, if not the service's own; see `bandit.config.at_door`.
+Door = Literal["personalizer"]
+
+
+class Order(Struct, array_like=True):
+    """All that could be drawn at the first slot, in the order in which they were answered, what was drawn first.
+
+    :param places: little-endian uint16 places among the candidates; by score below the first
+    :param probabilities: of being drawn at the slot, in that order; the last one holds for all that follow
+    """
+
+    places: bytes
+    probabilities: list[float]
+
+
 class Decision(Struct, omit_defaults=True):
     """Everything that made a ranking, and enough to learn from it.
 
@@ -563,6 +588,8 @@ class Decision(Struct, omit_defaults=True):
     :param reserved: slots that each quota set aside
     :param relaxed: slots at which each rule gave way
     :param passed: (slot, place) of the best candidate that a rule kept away though it was better than all left
+    :param door: through which it was asked for
+    :param order: the whole reply, where all candidates were answered and not only those that were drawn
     """
 
     slots: list[Slot]
@@ -591,6 +618,8 @@ class Decision(Struct, omit_defaults=True):
     reserved: dict[str, list[int]] = {}
     relaxed: dict[str, list[int]] = {}
     passed: dict[str, list[tuple[int, int]]] = {}
+    door: Door | None = None
+    order: Order | None = None
 
 
 class Withdraw(Struct):

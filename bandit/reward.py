@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any, Literal
 
 from bandit.errors import InvalidFormula
 
@@ -103,3 +104,27 @@ def combine(how: str, so_far: float | None, value: float) -> float:
     if so_far is None or how == "last":
         return value
     return so_far + value if how == "sum" else max(so_far, value)
+
+
+#: How several rewards of one placement become one.
+Aggregation = Literal["last", "earliest", "average", "median", "sum", "min", "max"]
+
+
+def aggregate(how: Aggregation, rewards: Sequence[float]) -> float | None:
+    """One reward of several, in the order in which they came; None of none.
+
+    >>> [aggregate(how, [-2.0, 0.0, -4.0, -1.0]) for how in ("last", "earliest", "average", "median")]
+    [-1.0, -2.0, -1.75, -1.5]
+    >>> [aggregate(how, [-2.0, 0.0, -4.0, -1.0]) for how in ("sum", "min", "max")]
+    [-7.0, -4.0, 0.0]
+    """
+    if not rewards:
+        return None
+    if how == "last" or how == "earliest":
+        return rewards[-1 if how == "last" else 0]
+    if how == "min" or how == "max":
+        return min(rewards) if how == "min" else max(rewards)
+    if how == "median":
+        return median(rewards)
+    total = math.fsum(rewards)
+    return total if how == "sum" else total / len(rewards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import UNSET, Raw
@@ -12,13 +13,21 @@ from msgspec.structs import replace
 from bandit import records
 from bandit.candidates import NO_FEATURES
 from bandit.config import Config, LiveConfig, check_config
-from bandit.errors import InvalidRequest, LogUnavailable, UnknownDecision, UnknownItem, UnknownUser
+from bandit.errors import (
+    CorruptModel,
+    InvalidRequest,
+    LogUnavailable,
+    UnknownDecision,
+    UnknownItem,
+    UnknownModel,
+    UnknownUser,
+)
 from bandit.experiments import ArmSums, Experiment, apprenticeship, mean_of
 from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
 from bandit.item_table import parse_features
 from bandit.privacy import names_of, pseudonym_of, who_of
-from bandit.ranker import Ranker
+from bandit.ranker import Ranker, Whole
 from bandit.records import (
     ActivateReply,
     ActivateRequest,
@@ -34,6 +43,7 @@ from bandit.records import (
     ItemReply,
     ItemsReply,
     ItemsRequest,
+    LoggedFeedback,
     ModelReply,
     RankReply,
     RankRequest,
@@ -48,6 +58,7 @@ from bandit.records import (
 from bandit.serving import release, roll_back, serving_reply
 from bandit.signals import LENGTH
 from bandit.store.arms import ArmCounts, counts_by_arm, watched_slots
+from bandit.store.bases import bases
 from bandit.store.configs import append_config
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import ask_erasure, erasure_at
@@ -85,6 +96,20 @@ REMAINS = (
 )
 
 
+#: Causes of bases that began a model.
+FRESH = ("begin", "retrain")
+
+
+class Since(NamedTuple):
+    """UTC seconds: of the oldest record and the newest, of the config in force, of the model's beginning and end."""
+
+    log: float
+    record: float
+    config: float
+    model: float
+    learned: float
+
+
 class Service:
     """One worker's door to a data directory; safe to share between threads."""
 
@@ -108,6 +133,29 @@ class Service:
             request = replace(request, user=replace(request.user, id=self._name(request.user.id)))
         return self.ranker.decide(request, received=received)
 
+    # ------------------------------------------------------------ Personalizer's door
+
+    def rank_whole(self, request: RankRequest, *, body_hash: bytes | None) -> Whole:
+        """Draw what stands first by Personalizer's rules (`bandit.config.at_door`), and order all others below it.
+
+        :param body_hash: of the request as it came; None if it came without an event id
+        :raises IdConflict: the event id answered another request
+        :raises LogUnavailable: nothing was logged, so nothing may be shown
+        """
+        return self.ranker.decide_whole(request, body_hash=body_hash, door="personalizer")
+
+    def reward(self, event_id: str, value: float) -> FeedbackResult:
+        """Log a reward of what stands first in a ranking, whether or not that is known yet.
+
+        :raises InvalidRequest: it is out of range
+        :raises LogUnavailable: nothing was stored
+        """
+        self.ranker.sync()
+        self._check_reward(value, f"event {event_id!r}")
+        feedback = LoggedFeedback(event_id=event_id, reward=value)
+        body_hash = records.body_hash(feedback)
+        return self._log.append(lambda txn: append_feedback(txn, feedback, body_hash, self._window_s))
+
     # ------------------------------------------------------------ feedback
 
     def feedback(self, sent: list[Feedback]) -> list[FeedbackResult]:
@@ -130,7 +178,6 @@ class Service:
 
     def _check_feedback(self, feedback: Feedback, where: str) -> None:
         document = self.ranker.config.document
-        low, high = document.reward_range
         for item in feedback.items:
             # The length of a video is a fact about it, not an outcome: no config need list it.
             unknown = sorted(item.signals.keys() - document.signals.keys() - {LENGTH})
@@ -141,13 +188,17 @@ class Service:
                     signal=unknown[0],
                     allowed=sorted(document.signals),
                 )
-            if item.reward is not None and not low <= item.reward <= high:
-                raise InvalidRequest(
-                    f"{where}: reward {item.reward} of item {item.id!r} is outside [{low}, {high}]; rescale it, or "
-                    "widen reward_range in the config",
-                    reward=item.reward,
-                    allowed=[low, high],
-                )
+            if item.reward is not None:
+                self._check_reward(item.reward, f"{where}: item {item.id!r}")
+
+    def _check_reward(self, reward: float, where: str) -> None:
+        low, high = self.ranker.config.document.reward_range
+        if not low <= reward <= high:
+            raise InvalidRequest(
+                f"{where}: reward {reward} is outside [{low}, {high}]; rescale it, or widen reward_range in the config",
+                reward=reward,
+                allowed=[low, high],
+            )
 
     def _window_s(self, version: int) -> float:
         return self.ranker.config_of(version).document.reward_window_s
@@ -372,6 +423,36 @@ class Service:
                 for what, count in sorted(_counts_of(state).items())
                 if what.startswith(EVIDENCE)
             },
+        )
+
+    def model_file(self) -> bytes:
+        """The model that this worker serves, as VW saved it.
+
+        :raises UnknownModel: none was published yet, or its file cannot be read
+        """
+        snapshot = self.ranker.snapshot
+        if snapshot is None:
+            raise UnknownModel("no model has been published yet; ask again in a second")
+        try:
+            return self.data.models.read(snapshot.published.digest)
+        except CorruptModel as error:
+            raise UnknownModel(error.message, version=snapshot.published.digest) from None
+
+    def since(self) -> Since:
+        """When what there is began, and when it was last changed.
+
+        :raises LogUnavailable: the log cannot be read
+        """
+        config = self._log.read_kinds(["config"])[-1]
+        base = next(one for one in reversed(bases(self._log)) if one.base.cause in FRESH)
+        snapshot = self.ranker.snapshot
+        begun = self._log.time_at(base.base_pos)
+        return Since(
+            log=self._log.first_time(),
+            record=self._log.time_at(self._log.last_position()),
+            config=config.ts,
+            model=begun,
+            learned=begun if snapshot is None else max(begun, snapshot.published.published_at),
         )
 
     def serving(self) -> ServingReply:

@@ -11,7 +11,7 @@ from bandit import records
 from bandit.attributes import ItemAttributes, attributes_of_item
 from bandit.columns import told_tastes
 from bandit.profiles import LENGTH_NAMES, NOTHING_SEEN, Glimpse, Tastes, Viewer
-from bandit.records import Decision, Feedback, Slot, Taste, UserReply
+from bandit.records import Decision, LoggedFeedback, Slot, Taste, UserReply
 from bandit.statistics import TALLY_WIDTH, TOTAL, blocked_keys
 from bandit.store.events import find_decision
 from bandit.store.items import versions
@@ -72,7 +72,7 @@ class ViewerReader:
                 items = self._items_of(decision.slots)
                 seen.update((items[slot.version].identity, row.ts) for slot in decision.slots)
             elif row.kind == "feedback":
-                feedback = records.read_stored(row.payload, Feedback, what="feedback")
+                feedback = records.read_stored(row.payload, LoggedFeedback, what="feedback")
                 self._said(feedback, blocked, unblocked)
             elif row.kind == "user":
                 record = records.read_stored(row.payload, records.UserRecord, what="a viewer")
@@ -89,7 +89,7 @@ class ViewerReader:
             rows[-1].pos,
         )
 
-    def _said(self, feedback: Feedback, blocked: set[int], unblocked: set[int]) -> None:
+    def _said(self, feedback: LoggedFeedback, blocked: set[int], unblocked: set[int]) -> None:
         told = [item for item in feedback.items if item.about or "not_interested" in item.signals]
         found = find_decision(self._log, feedback.event_id) if told else None
         if found is None:

@@ -424,6 +424,11 @@ class EventLog:
         rows = self.query("SELECT ts FROM log WHERE pos <= ? ORDER BY pos DESC LIMIT 1", (position,))
         return float(rows[0][0]) if rows else 0.0
 
+    def first_time(self) -> float:
+        """``ts`` of the oldest record that is still there; 0 for an empty log."""
+        rows = self.query("SELECT ts FROM log ORDER BY pos LIMIT 1")
+        return float(rows[0][0]) if rows else 0.0
+
     def payload_at(self, position: int) -> bytes:
         """Payload of the record at a position that is known to exist."""
         return bytes(self.query("SELECT CAST(payload AS BLOB) FROM log WHERE pos = ?", (position,))[0][0])

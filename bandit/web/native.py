@@ -37,7 +37,7 @@ from bandit.records import (
 )
 from bandit.service import Service
 from bandit.web import metrics
-from bandit.web.routing import Answer, Incoming, Route
+from bandit.web.routing import Answer, Incoming, Route, check_event_id
 
 _scored, _unscored = metrics.CANDIDATES.labels("yes"), metrics.CANDIDATES.labels("no")
 
@@ -71,7 +71,7 @@ def feedback(service: Service, http: Incoming) -> Answer:
 
 
 def activate(service: Service, http: Incoming, event_id: str) -> Answer:
-    _check_path_id(event_id)
+    check_event_id(event_id)
     request = records.decode(http.body, ActivateRequest) if http.body else ActivateRequest()
     return Answer(202, service.activate(event_id, request))
 
@@ -175,12 +175,6 @@ def healthz(service: Service, http: Incoming) -> Answer:
 def readyz(service: Service, http: Incoming) -> Answer:
     problems = service.unready()
     return Answer(503 if problems else 200, HealthReply("not ready" if problems else "ok", problems))
-
-
-def _check_path_id(event_id: str) -> None:
-    if len(event_id) > 256:
-        raise InvalidRequest(f"the event id has {len(event_id)} characters; at most 256 are allowed")
-    records.check_ids([event_id], where="path")
 
 
 ROUTES: Final = (

@@ -17,6 +17,7 @@ _MEANINGS = {
     400: "The request was refused; nothing was stored",
     404: "No such thing",
     409: "An id was used before, with another body",
+    410: "Not offered here; the message says what to do instead",
     412: "If-Match does not name the config in force",
     413: "The body is too large",
     428: "If-Match is missing",

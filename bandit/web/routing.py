@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qs
 
+from bandit import records
+from bandit.errors import InvalidRequest
+
 #: What a key must be allowed for a route to answer it.
 Scope = Literal["rank", "feedback", "read", "admin"]
 
@@ -73,3 +76,13 @@ class Route(NamedTuple):
     not_yet: int | None = None
     media: str = JSON
     hot: bool = False
+
+
+def check_event_id(event_id: str) -> None:
+    """What a path may hold in place of an event id.
+
+    :raises InvalidRequest: it is too long, or not printable
+    """
+    if len(event_id) > 256:
+        raise InvalidRequest(f"the event id has {len(event_id)} characters; at most 256 are allowed")
+    records.check_ids([event_id], where="path")

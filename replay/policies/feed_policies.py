@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from bandit.config import Config, Drawing, ExplorerConfig
+from bandit.config import Config, Drawing, ExplorerConfig, at_door
 from bandit.exploration import Exploration
 from bandit.explore import epsilon_greedy
 from bandit.rules import Bound
@@ -210,7 +210,8 @@ class RankedFeed(FeedPolicy):
         """Feed rules of its own for a decision; None where they are those that it was made with."""
         if self._document is None:
             return None
-        decision, rules = feeds.entries[i].decision, self._document.rules_in_force
+        decision = feeds.entries[i].decision
+        rules = at_door(self._document, decision.door).rules_in_force
         own = live_of(feeds.configs, decision).document.rules_in_force
         if rules == own:
             return None

@@ -190,8 +190,8 @@ def policy_of(config: LiveConfig, decision: Decision) -> str:
 
 
 def live_of(configs: Mapping[int, LiveConfig], decision: Decision) -> LiveConfig:
-    """The config that a decision was made by, as it is in its arm."""
-    return configs[decision.config].of(decision.arm)
+    """The config that a decision was made by, as it is in its arm and at its door."""
+    return configs[decision.config].of(decision.arm, decision.door)
 
 
 def drawing_of(configs: Mapping[int, LiveConfig], decision: Decision) -> Drawing:

@@ -15,7 +15,7 @@ from bandit.fold import Lesson
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
 from bandit.model_args import ModelArgs
-from bandit.records import Decision, Feedback
+from bandit.records import Decision, LoggedFeedback
 from bandit.scorer import read_state
 from bandit.store.configs import read_config
 from bandit.store.items import current_items
@@ -161,7 +161,7 @@ def _feedback(findings: Findings, ledger: Ledger, rows: list[Row]) -> None:
 
 
 def _canonical(payload: bytes) -> bytes:
-    return msgspec.json.encode(msgspec.json.decode(payload, type=Feedback), order="sorted")
+    return msgspec.json.encode(msgspec.json.decode(payload, type=LoggedFeedback), order="sorted")
 
 
 def _activations(findings: Findings, ledger: Ledger, rows: list[Row]) -> None:
