@@ -30,6 +30,7 @@ class Command(NamedTuple):
 #: All commands of the service itself; ``server.py`` adds those that ask of logs.
 COMMANDS: Final = {
     "serve": Command("rank, learn, and answer over HTTP (the default)", "bandit.cli:serve_main"),
+    "keys": Command("make, list and revoke API keys", "bandit.commands.keys:main"),
     "models": Command("list, show, roll back, release or export models", "bandit.commands.models:main"),
     "config": Command("show, compare or replace the config", "bandit.commands.config:main"),
     "erase": Command("delete all that is known of a viewer", "bandit.commands.erase:main"),

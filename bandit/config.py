@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -396,6 +397,13 @@ SETTINGS = (
     Setting("retain_gb", 0.0, "gigabytes", "oldest records are deleted when the log holds more; 0: none is"),
     Setting("pseudonymise", False, "yes/no", "store keyed hashes in place of the ids of viewers (docs/feed.md)"),
     Setting("max_body_mb", 16, "megabytes", "largest request body"),
+    Setting(
+        "keys",
+        "auto",
+        "on/off/auto",
+        "whether requests need an API key; auto: unless only this machine can reach the address (docs/operations.md)",
+    ),
+    Setting("rate_limit", 0.0, "requests/s", "that a worker grants each key; 0: no limit"),
 )
 
 
@@ -419,10 +427,29 @@ class Settings:
     retain_days: float = 0.0
     retain_gb: float = 0.0
     pseudonymise: bool = False
+    keys: str = "auto"
+    rate_limit: float = 0.0
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether requests need an API key."""
+        return self.keys == "on" or (self.keys == "auto" and not is_loopback(self.host))
 
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, for child processes."""
         return {f"FEED_BANDIT_{setting.name.upper()}": str(getattr(self, setting.name)) for setting in SETTINGS}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; of a name that is not ``localhost`` nobody knows, so: no.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("feed.example")
+    (True, True, False, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def default_workers() -> int:
@@ -463,7 +490,24 @@ def read_settings(given: Mapping[str, str], environ: Mapping[str, str]) -> Setti
         raise InvalidSetting("\n".join(faults), faults=faults)
     values["data"] = Path(values["data"]).resolve()
     values["workers"] = values["workers"] or default_workers()
-    return Settings(**values)
+    settings = Settings(**values)
+    faults = _contradictions(settings)
+    if faults:
+        raise InvalidSetting("\n".join(faults), faults=faults)
+    return settings
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """What each setting may be, and not all of them together."""
+    faults = []
+    if settings.keys == "off" and not is_loopback(settings.host):
+        faults.append(
+            f"host is {settings.host!r}, which others may reach, and keys is 'off'; without keys it listens on "
+            "127.0.0.1 alone: leave --keys away, and make a key with `python server.py keys create`"
+        )
+    if settings.rate_limit and not settings.needs_keys:
+        faults.append("rate_limit is a limit for each key, and no keys are asked for here; add --keys on")
+    return faults
 
 
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -477,6 +521,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "max_body_mb": (1, 1_024),
     "retain_days": (0, 36_500),
     "retain_gb": (0, 100_000),
+    "rate_limit": (0, 1_000_000),
 }
 
 
@@ -487,6 +532,8 @@ def _fault_of(name: str, value: Any) -> str | None:
         return None if low <= value <= high else f"{name} is {value}; it must be from {low} to {high}"
     if name in ("data", "host"):
         return None if value else f"{name} is empty"
+    if name == "keys":
+        return None if value in ("on", "off", "auto") else f"keys is {value!r}; it must be on, off or auto"
     if name == "vw":
         try:
             ModelArgs.parse(value)

@@ -18,7 +18,7 @@ class BanditError(Exception):
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, **detail: Any) -> None:
         super().__init__(message)
@@ -134,6 +134,47 @@ class VersionRequired(BanditError):
 
     code = "version_required"
     status = 428
+
+
+class Unauthorized(BanditError):
+    """No key that is accepted came with the request."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(BanditError):
+    """The key does not allow this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class RateLimited(BanditError):
+    """The key has asked more often than it may."""
+
+    code = "rate_limited"
+    status = 429
+    retry_after_s = 1
+
+
+class InvalidKey(BanditError):
+    """A key that cannot be made as it was asked for."""
+
+    code = "invalid_key"
+    status = 400
+
+
+class UnknownKey(NotFound):
+    """No key has this id."""
+
+    code = "unknown_key"
+
+
+class NoKeys(BanditError):
+    """The service was to listen where others can reach it, and nobody would have to show a key."""
+
+    code = "no_keys"
 
 
 class BodyTooLarge(BanditError):

@@ -20,10 +20,13 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bandit.config import Settings
-from bandit.errors import AddressInUse, BanditError, DataDirectoryInUse
+from bandit.config import Settings, is_loopback
+from bandit.errors import AddressInUse, BanditError, DataDirectoryInUse, NoKeys
+
+if TYPE_CHECKING:
+    from bandit.store.keys import KeyRing
 
 log = logging.getLogger("feed_bandit")
 
@@ -100,9 +103,29 @@ def _quietly(target: Any, *arguments: Any) -> None:
 
 def _check_data(settings: Settings, parent: int) -> None:
     die_with_parent(parent)
+    configure_logging()
     from bandit.store.data import DataDirectory
 
-    DataDirectory(settings).close()
+    data = DataDirectory(settings)
+    try:
+        check_keys(settings, data.keys, time.time())
+    finally:
+        data.close()
+
+
+def check_keys(settings: Settings, keys: KeyRing, now: float) -> None:
+    """Nobody listens where others can reach it unless somebody holds a key.
+
+    :raises NoKeys: nobody does
+    """
+    if settings.needs_keys and not keys.usable(now):
+        message = (
+            "nobody holds a key yet; make one with `python server.py keys create --scopes rank,feedback "
+            f"--data {settings.data}`"
+        )
+        if not is_loopback(settings.host):
+            raise NoKeys(f"others may reach {settings.host}, and {message}, or listen on 127.0.0.1")
+        log.warning(message)
 
 
 def _trainer_job(settings: Settings, parent: int) -> None:

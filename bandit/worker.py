@@ -80,6 +80,7 @@ def _keep_fresh(service: Service) -> None:
         try:
             service.ranker.refresh()
             service.ranker.sync()
+            service.data.keys.refresh()
         except BanditError:
             # The log is away: requests say so themselves; look again.
             time.sleep(0.2)

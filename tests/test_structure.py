@@ -28,6 +28,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.features",
                 "bandit.fold",
                 "bandit.guard",
+                "bandit.keys",
+                "bandit.limits",
                 "bandit.model_args",
                 "bandit.offered",
                 "bandit.presets",

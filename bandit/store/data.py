@@ -12,6 +12,7 @@ from bandit.model_args import ModelArgs
 from bandit.store.bases import BaseFiles
 from bandit.store.configs import append_config
 from bandit.store.directory import read_secret
+from bandit.store.keys import KeyRing
 from bandit.store.log import EventLog, Txn
 from bandit.store.models import ModelFiles
 
@@ -33,6 +34,7 @@ class DataDirectory:
         self.log.migrate()
         self.log.append(self._begin)
         self.secret = read_secret(self.path)
+        self.keys = KeyRing(self.log, self.path)
 
     def _begin(self, txn: Txn) -> None:
         """The first records of a new log; nothing in one that has them."""
@@ -52,4 +54,5 @@ class DataDirectory:
 
     def close(self) -> None:
         """Close the log's connections."""
+        self.keys.close()
         self.log.close()

@@ -285,3 +285,20 @@ def m009_erasures(db: Database) -> None:
         "UPDATE log SET user = json_extract(payload, '$.user')"
         " WHERE kind = 'decision' AND user IS NULL AND json_extract(payload, '$.user') IS NOT NULL"
     )
+
+
+@migrations()
+def m010_keys(db: Database) -> None:
+    """API keys: hashes of them, never the keys."""
+    db.execute(
+        """CREATE TABLE keys (
+            id TEXT PRIMARY KEY,
+            app TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            digest BLOB NOT NULL,
+            created_at REAL NOT NULL,
+            expires_at REAL,
+            revoked_at REAL,
+            rate REAL
+        ) WITHOUT ROWID"""
+    )

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,10 +15,11 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
-from bandit.errors import BanditError, BodyTooLarge, InvalidRequest, NotFound
+from bandit.errors import BanditError, BodyTooLarge, InvalidRequest, NotFound, Unauthorized
 from bandit.records import ErrorBody, ErrorReply, encode
 from bandit.service import Service
 from bandit.web import metrics
+from bandit.web.gate import Gate
 from bandit.web.routes import ROUTES
 from bandit.web.routing import JSON, Incoming, Route
 
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("feed_bandit")
+
+# The body of a request that is refused is read all the same, if it is no longer than this: a connection on which
+# half a body is left has to be closed, often before the client has read why.
+DRAINED_BYTES = 1 << 20
+# So many at a time: who is not let in cannot hold more threads by sending slowly.
+DRAINING = 8
 
 
 class _AnyText(PathConverter):
@@ -41,8 +49,9 @@ def create_app(service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = service.data.settings.max_body_mb * 1024 * 1024
     # Ids may hold slashes, even two in a row.
     app.url_map.merge_slashes = False
+    gate = Gate(service.data)
     working = threading.Semaphore(service.data.settings.threads)
-    answers = {route: _answerer(service, route, working) for route in ROUTES}
+    answers = {route: _answerer(service, route, gate, working) for route in ROUTES}
     for route, answer in answers.items():
         app.add_url_rule(route.path, endpoint=route.handler.__name__, view_func=_view(answer), methods=[route.method])
     # Flask takes as long to hand on a request as the kernel to score its candidates.
@@ -62,10 +71,11 @@ class Wire(NamedTuple):
     body: bytes
 
 
+#: Of (WSGI environ, what reads the body), and the path's parameters.
 Answerer = Callable[..., Wire]
 
 
-def _answerer(service: Service, route: Route, working: threading.Semaphore) -> Answerer:
+def _answerer(service: Service, route: Route, gate: Gate, working: threading.Semaphore) -> Answerer:
     """Whatever comes in, a reply goes out: the handler's answer, or the error in the one shape.
 
     :param working: so many at a time. It is taken once the body is read: clients that send slowly, or never
@@ -74,8 +84,14 @@ def _answerer(service: Service, route: Route, working: threading.Semaphore) -> A
     counted = metrics.REQUESTS.labels(route.path, str(route.status))
     seconds = metrics.SECONDS.labels(route.path)
 
-    def answer(incoming: Incoming, **parameters: str) -> Wire:
+    def answer(environ: WSGIEnvironment, read: Callable[[], bytes], **parameters: str) -> Wire:
         started = time.monotonic()
+        try:
+            caller = gate.admit(environ, route)
+        except Exception as error:
+            _drain(environ)
+            return _refused(route.path, error)
+        incoming = Incoming(read(), environ, caller)
         try:
             with working:
                 given = route.handler(service, incoming, **parameters)
@@ -87,6 +103,26 @@ def _answerer(service: Service, route: Route, working: threading.Semaphore) -> A
         return Wire(given.status, [("Content-Type", given.media), *(given.headers or {}).items()], body)
 
     return answer
+
+
+_draining = threading.Semaphore(DRAINING)
+
+
+def _drain(environ: WSGIEnvironment) -> None:
+    """Read the body of a request that is refused, so that its connection lives on."""
+    length = _length(environ)
+    if 0 < length <= DRAINED_BYTES and _draining.acquire(blocking=False):
+        try:
+            with suppress(Exception):
+                environ["wsgi.input"].read(length)
+        finally:
+            _draining.release()
+
+
+def _length(environ: WSGIEnvironment) -> int:
+    """Bytes of the body as the request tells; -1 if it does not."""
+    told = environ.get("CONTENT_LENGTH") or ""
+    return int(told) if told.isascii() and told.isdecimal() else -1
 
 
 class Front:
@@ -102,10 +138,12 @@ class Front:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         answer = self._hot.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-        length = environ.get("CONTENT_LENGTH") or ""
-        if answer is None or not (length.isascii() and length.isdecimal()) or int(length) > self._max_length:
+        if answer is None:
             return self._flask(environ, start_response)
-        reply = answer(Incoming(environ["wsgi.input"].read(int(length)), environ))
+        length = _length(environ)
+        if not 0 <= length <= self._max_length:
+            return self._flask(environ, start_response)
+        reply = answer(environ, lambda: environ["wsgi.input"].read(length))
         headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
         start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
         return [reply.body]
@@ -113,7 +151,7 @@ class Front:
 
 def _view(answer: Answerer) -> Callable[..., Response]:
     def view(**parameters: str) -> Response:
-        return _response(answer(Incoming(_body(), request.environ), **parameters))
+        return _response(answer(request.environ, _body, **parameters))
 
     return view
 
@@ -142,6 +180,8 @@ def _refused(path: str, error: Exception) -> Wire:
     headers = [("Content-Type", JSON)]
     if error.retry_after_s is not None:
         headers.append(("Retry-After", str(error.retry_after_s)))
+    if isinstance(error, Unauthorized):
+        headers.append(("WWW-Authenticate", 'Bearer realm="feed-bandit"'))
     return Wire(error.status, headers, _encoded(error))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -15,19 +15,33 @@ from bandit.web.routing import HTML, JSON, Route
 _PARAMETER = re.compile(r"<path:(\w+)>")
 _MEANINGS = {
     400: "The request was refused; nothing was stored",
+    401: "No key that is accepted came with the request",
+    403: "The key does not allow this, or the request was not meant for this service",
     404: "No such thing",
     409: "An id was used before, with another body",
     410: "Not offered here; the message says what to do instead",
     412: "If-Match does not name the config in force",
     413: "The body is too large",
     428: "If-Match is missing",
+    429: "The key has asked too often; ask again after Retry-After",
     503: "The log cannot be used now; try again after Retry-After",
 }
 
 
+#: The ways to send a key; any of them.
+_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "subscription": {"type": "apiKey", "in": "header", "name": "Ocp-Apim-Subscription-Key"},
+}
+
+
 @cache
-def document(routes: tuple[Route, ...]) -> bytes:
-    """The document as JSON."""
+def document(routes: tuple[Route, ...], *, keys: bool) -> bytes:
+    """The document as JSON.
+
+    :param keys: whether requests need an API key
+    """
     bodies = [body for route in routes for body in (route.request, route.reply) if body is not None]
     types = [*{type_: None for body in bodies for type_ in _alternatives(body)}, ErrorReply]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
@@ -35,7 +49,7 @@ def document(routes: tuple[Route, ...]) -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operations = paths.setdefault(_PARAMETER.sub(r"{\1}", route.path), {})
-        operations[route.method.lower()] = _operation(route, schema_of)
+        operations[route.method.lower()] = _operation(route, schema_of, keys=keys)
     return msgspec.json.format(
         msgspec.json.encode(
             {
@@ -47,7 +61,7 @@ def document(routes: tuple[Route, ...]) -> bytes:
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
                 "paths": paths,
-                "components": {"schemas": components},
+                "components": {"schemas": components, **({"securitySchemes": _SCHEMES} if keys else {})},
             }
         ),
         indent=1,
@@ -65,7 +79,8 @@ def _content(body: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
 
 
-def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
+def _operation(route: Route, schema_of: dict[Any, Any], *, keys: bool) -> dict[str, Any]:
+    keyed = keys and route.scope is not None
     error = _content(ErrorReply, schema_of)
     if route.media == HTML:
         # A page says to people what is wrong; what stops a request before it gets there says it as everywhere.
@@ -82,10 +97,13 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
             str(route.status): success,
             **{
                 str(status): {"description": _MEANINGS[status], "content": error}
-                for status in sorted({400, 503, *route.errors})
+                for status in sorted({400, 403, 503, *route.errors, *((401, 429) if keyed else ())})
             },
         },
     }
+    if keyed:
+        operation["security"] = [{name: []} for name in _SCHEMES]
+        operation["description"] = f"For keys with the scope `{route.scope}`, or `admin`."
     if route.not_yet is not None:
         operation["responses"][str(route.not_yet)] = success | {"description": "It goes on; ask again"}
     if route.path == "/readyz":

@@ -16,7 +16,7 @@ def exposition(service: Service, http: Incoming) -> Answer:
 
 
 def document(service: Service, http: Incoming) -> Answer:
-    return Answer(200, openapi.document(ROUTES))
+    return Answer(200, openapi.document(ROUTES, keys=service.data.settings.needs_keys))
 
 
 ROUTES: Final[tuple[Route, ...]] = (

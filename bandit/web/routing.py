@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 from bandit import records
 from bandit.errors import InvalidRequest
-
-#: What a key must be allowed for a route to answer it.
-Scope = Literal["rank", "feedback", "read", "admin"]
+from bandit.keys import Scope
 
 JSON: Final = "application/json"
 HTML: Final = "text/html; charset=utf-8"
+
+
+class Caller(NamedTuple):
+    """Who asks.
+
+    :ivar key: id of their key; empty where none is needed
+    :ivar app: whose decisions they make and reach
+    :ivar scopes: what they may do
+    """
+
+    key: str
+    app: str
+    scopes: frozenset[str]
 
 
 class Incoming(NamedTuple):
     """What a handler needs of a request, whoever read it off the wire.
 
     :ivar environ: WSGI's, for what few handlers ask for
+    :ivar caller: who asks; they may
     """
 
     body: bytes
     environ: Mapping[str, Any]
+    caller: Caller
 
     def header(self, name: str) -> str | None:
         """A header's value, None without it."""
