@@ -96,7 +96,7 @@ def degrees_of_freedom(sums: Sums, weights: Moments, missed: float, low: float, 
     shares = [
         (total / w) ** 2 / (second / ww)
         for total, second in ((wr - low * w, above), (high * w - wr, below))
-        if second > 0.0
+        if second / ww > 0.0
     ]
     share = max(shares, key=lambda p: p * (1.0 - p), default=0.0)
     seen = w * sums.size

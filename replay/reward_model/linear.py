@@ -10,6 +10,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from replay.events import F64, I64
 
@@ -49,6 +50,8 @@ def left_out(folds: I64) -> list[int]:
     return present[:1] if len(folds) > MANY else present
 
 
+# Systems are small, and many: threads of BLAS would wait for each other, on a busy machine a hundred times as long.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def fit_ridge(rows: csr_matrix, y: F64, weight: F64, folds: I64) -> Linear:
     """Penalised least squares.
 

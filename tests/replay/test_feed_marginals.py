@@ -199,6 +199,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     earns depends on its item alone, and slots add up."""
     path = tmp_path_factory.mktemp("marginals") / "data"
     path.mkdir()
+    # Of which every draw follows: the same log each time.
+    (path / "secret").write_text("ab" * 32)
     clock = Clock()
     data = DataDirectory(Settings(path, durable=False), clock=clock)
     loop = Loop(data, clock)

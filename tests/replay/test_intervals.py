@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -272,6 +272,7 @@ def test_rewards_without_a_known_range(method: str, difference: bool) -> None:
     difference=st.booleans(),
     estimator=st.sampled_from(ESTIMATORS),
 )
+@example(data=[(1e4, 1e-162, 0), (1.0, 0.0, 1)], method="auto", difference=False, estimator=ESTIMATORS[0])
 def test_any_log_has_an_interval_or_a_reason(data: Any, method: str, difference: bool, estimator: Any) -> None:
     w, r, viewer = zip(*data, strict=True)
     sums = sums_of(w, r, viewer, bound=1e4)
