@@ -15,7 +15,7 @@ import numpy as np
 from replay.errors import BadQuestion
 from replay.estimators import Estimator, difference_gradient
 from replay.events import F64
-from replay.intervals.rewards_seen import both_sides, degrees_of_freedom
+from replay.intervals.rewards_seen import Moved, both_sides, degrees_of_freedom
 from replay.intervals.scales import VANISHING
 from replay.intervals.weights_seen import WeightsSeen
 from replay.sums import Sums
@@ -100,26 +100,66 @@ def gather(sums: Sums, estimator: Estimator, reward_range: tuple[float, float] |
         divisor = buckets[:, sums.index("w")] / scale
     weights = WeightsSeen(sums, estimator)
     missed = weights.missed
-    above, below = both_sides(sums, missed, low, high)
+    leverage = _leverage(sums, estimator, buckets)
+    psi = sums.influence(gradient) * leverage
+    room = high - at, at - low
     spread, known = high - low, reward_range is not None
-    return Evidence(
-        n=sums.size,
-        value=value - production if difference else value,
-        psi=sums.influence(gradient) * _leverage(sums, estimator, buckets),
-        divisor=divisor,
-        df=_degrees_of_freedom(sums, weights, (low, high), len(buckets), difference=difference),
-        missed=Missed(
+    if len(buckets) < 2 or not isfinite(missed):
+        unseen = Missed(inf, inf, inf, inf, 1.0, 1.0)
+    elif sums.terms.slates and low < 0.0:
+        of_value = sums.influence(estimator.gradient(sums)) * leverage if difference else psi
+        unseen = _missed_feed(weights, of_value, psi, room, difference=difference)
+    else:
+        above, below = both_sides(sums, missed, low, high)
+        parts = above.part, below.part
+        unseen = Missed(
             missed / scale * above.part,
             missed / scale * below.part,
-            *_jumps(weights, scale, (above.part, below.part), (high - at, at - low), difference=difference),
+            *_jumps(weights, scale, parts, room, difference=difference),
             above.whole,
             below.whole,
         )
-        if len(buckets) > 1
-        else Missed(inf, inf, inf, inf, 1.0, 1.0),
+    return Evidence(
+        n=sums.size,
+        value=value - production if difference else value,
+        psi=psi,
+        divisor=divisor,
+        df=_degrees_of_freedom(sums, weights, (low, high), len(buckets), difference=difference),
+        missed=unseen,
         low=(-spread if difference else low) if known else -inf,
         high=(spread if difference else high) if known else inf,
     )
+
+
+def _missed_feed(
+    weights: WeightsSeen, of_value: F64, psi: F64, room: tuple[float, float], *, difference: bool
+) -> Missed:
+    """For feeds that may earn less than 0.
+
+    They earn something in the middle of what is possible, and far from both ends: counted from an end all of them
+    would look alike, and one more could be anything. So what is counted is what moved the estimate up, and what moved
+    it down. One more viewer moves it as far as those did, with one event among theirs that may earn all that is
+    possible.
+
+    :param of_value, psi: shape (used buckets,), influences on the value, and on what is asked for
+    :param room: from the value up to the highest reward, and down to the lowest
+    """
+    alone = weights.alone
+    above, below = Moved.of(of_value), Moved.of(-of_value)
+    up, down = (
+        seen.then(alone * far, weights.missed * far) / far if far > 0.0 else weights.missed
+        for seen, far in ((above, room[0]), (below, room[1]))
+    )
+    if not difference:
+        return Missed(up, down, up * room[0], down * room[1], above.whole, below.whole)
+    above, below = Moved.of(psi), Moved.of(-psi)
+    apart = weights.missed_apart
+    # Instead of w: how far w is from 1. An event that only production would have had counts too, by at most 1.
+    alone = min(apart, max(alone - 1.0, 1.0))
+    near, nearly = min(apart, 1.0), min(alone, 1.0)
+    jump_up = above.then(max(alone * room[0], nearly * room[1]), max(apart * room[0], near * room[1]))
+    jump_down = below.then(max(alone * room[1], nearly * room[0]), max(apart * room[1], near * room[0]))
+    return Missed(up, down, jump_up, jump_down, above.whole, below.whole)
 
 
 def _leverage(sums: Sums, estimator: Estimator, buckets: F64) -> F64 | float:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from replay.events import F64
 from replay.intervals.weights_seen import Moments
 from replay.sums import Sums
 
@@ -53,6 +54,37 @@ def both_sides(sums: Sums, weight: float, low: float, high: float) -> tuple[Side
         _side(sums, {"wr": 1.0, "w": -low}, above, largest),
         _side(sums, {"wr": -1.0, "w": high}, below, largest),
     )
+
+
+class Moved(NamedTuple):
+    """What moved an estimate to one side.
+
+    :ivar number: of viewers in effect, (sum)^2 / sum of squares; 0 if there was none
+    :ivar size: how far one of them typically moved the sum
+    """
+
+    number: float
+    size: float
+
+    @classmethod
+    def of(cls, influences: F64) -> Moved:
+        """:param influences: shape (used buckets,); those above 0 count"""
+        up = influences[influences > 0.0]
+        total, squares = float(up.sum()), float(up @ up)
+        return cls(total**2 / squares, squares / total) if squares > 0.0 else cls(0.0, 0.0)
+
+    def then(self, largest: float, most: float) -> float:
+        """How far one more viewer is likely to move it, by the rule of `both_sides`.
+
+        :param largest: how far one event alone could, whose reward is as large as may be
+        :param most: how far all events of a viewer together could
+        """
+        return min(self.size + largest / (self.number + 1.0), most)
+
+    @property
+    def whole(self) -> float:
+        """As `Side.whole`."""
+        return Side(self.number, 1.0).whole
 
 
 def _second_moments(sums: Sums, low: float, high: float) -> tuple[float, float]:

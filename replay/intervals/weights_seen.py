@@ -40,6 +40,9 @@ class WeightsSeen:
         self._buckets: F64 = sums.buckets[sums.buckets[:, 0] > 0]
         names = _weights_of(estimator, sums.n_slots) if self._slates else ["w"]
         self._by_slot: F64 = self._buckets[:, [sums.index(name) for name in names]]
+        # What these would be if target and logging policy were the same.
+        ones = [f"one@{name.partition('@')[2]}" if "@" in name else "one" for name in names]
+        self._expected: F64 = self._buckets[:, [sums.index(name) for name in ones]]
         self._cells: tuple[F64, F64] | None = None
         if not self._slates and sums.weights.faithful:
             cells = sums.weights.cells
@@ -70,7 +73,7 @@ class WeightsSeen:
     def missed_apart(self) -> float:
         """The same for how far its weight is from 1; 0 if target and logging policy do not differ."""
         if self._slates:
-            return max(self.missed, 1.0)
+            return self._slots_apart()
         squares = self._squares(apart=True)
         second = float(squares.sum())
         if second <= _SAME**2 * self._sums.size:
@@ -81,6 +84,20 @@ class WeightsSeen:
         else:
             typical = float((squares**1.5).sum()) / second
         return self.clustered * min(typical, max(self._sums.largest_weight - 1.0, 1.0))
+
+    @property
+    def alone(self) -> float:
+        """Of slates: what one event alone of those in `missed` weighs, by the weights of whole slates."""
+        weight = self._sums.largest
+        squares = float((weight**2).sum())
+        return min(self.missed, max(float((weight**3).sum()) / squares, 1.0) if squares > 0.0 else 1.0)
+
+    def _slots_apart(self) -> float:
+        """Of slates, of the slot where it is largest: of a viewer, as an average over it."""
+        apart = np.abs(self._by_slot - self._expected)
+        totals = apart.sum(axis=0)
+        some = totals > _SAME * self._sums.size
+        return float(((apart[:, some] ** 2).sum(axis=0) / totals[some]).max()) if some.any() else 0.0
 
     @cached_property
     def clustered(self) -> float:

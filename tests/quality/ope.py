@@ -8,6 +8,7 @@ have earned there. `replay` has the log alone.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,13 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from scipy import stats
 
 from bandit.config import ExplorerConfig, LiveConfig
-from replay.evaluation import evaluate
+from replay.answer import Options, answer
+from replay.collect import collect
+from replay.evaluation import fitted, named, wanted
+from replay.readers import open_log
 from replay.results import PolicyAnswer
 from replay.simulate.kernels import I64
 from replay.simulate.play import Table, Visited, play
@@ -25,7 +30,7 @@ from replay.simulate.service import InProcess
 from replay.simulate.truth import Truth, reward_of
 from replay.simulate.world import Feed, World
 from replay.simulate.world import Scenario as Setting
-from tests.quality.scenario import Measured, Policy, Scenario, Target, mean_of
+from tests.quality.scenario import Measured, Policy, Scenario, Target
 from tests.quality.scenario import Table as Figures
 from tests.quality.stream import IN_MEMORY
 
@@ -45,8 +50,9 @@ CHALLENGERS: Final[dict[str, dict[str, Any]]] = {
 FLOOR: Final = 0.1
 PUBLISH_EVERY: Final = 50
 #: Feeds that are drawn of the challenger at each request, for the truth.
-DRAWS: Final = 4
-RUNS: Final = 30
+DRAWS: Final = 2
+#: Logs of each challenger; no log serves two of them, so that all count.
+RUNS: Final = 67
 COVERS: Final = 0.935
 REFUSED: Final = 0.2
 
@@ -61,9 +67,7 @@ class Champion:
         self._ranker = service.service.ranker
         self._own: LiveConfig = self._ranker.config
         other: ExplorerConfig = msgspec.convert(explorer, ExplorerConfig)
-        self._other = LiveConfig(
-            self._own.version, msgspec.structs.replace(self._own.document, explorer=other)
-        )
+        self._other = LiveConfig(self._own.version, msgspec.structs.replace(self._own.document, explorer=other))
         self.challenged: list[I64] = []
 
     def rank(self, feed: Feed, n_slots: int) -> I64:
@@ -85,7 +89,7 @@ class Champion:
 
 def one_log(challenger: str, seed: int, quick: bool) -> Measured:
     """Whether the interval holds the truth, whether replay refused, and how far off it was."""
-    world = World(replace(WORLDS[quick], seed=seed))
+    world = World(replace(WORLDS[quick], seed=len(CHALLENGERS) * seed + list(CHALLENGERS).index(challenger)))
     truths: list[float] = []
     where = IN_MEMORY if IN_MEMORY.is_dir() else None
     config = {"explorer": CHAMPION, "floor": FLOOR}
@@ -103,16 +107,26 @@ def one_log(challenger: str, seed: int, quick: bool) -> Measured:
             play(Table(world, truth), champion, window_s=document.reward_window_s, watch=watch)
             service.wait(2 * document.reward_window_s)
         found = {"truth": float(np.mean(truths))}
-        for method, mark in (("auto", ""), ("normal", ", normal")):
-            answer = evaluate(data, [f"new={_spec(challenger)}"], interval=method).policies[0]
-            found |= _held(answer, found["truth"], mark)
+        for told, mark in zip(_answers(data, challenger, ("auto", "normal")), ("", ", normal"), strict=True):
+            found |= _held(told, found["truth"], mark)
     return found
 
 
-def _held(answer: PolicyAnswer, value: float, mark: str) -> Measured:
-    if answer.refused is not None:
+def _answers(data: Path, challenger: str, intervals: Sequence[str]) -> list[PolicyAnswer]:
+    """As `replay.evaluate` gives them, of one pass over the log."""
+    log, targets, usual = open_log(data), named([f"new={_spec(challenger)}"]), Options()
+    for target in targets:
+        target.prepare(log)
+    model = fitted(log, targets, usual, slates=True)
+    collected = collect(log, targets, wanted(log, usual, slates=True), slates=True, model=model)
+    asked = [Options(interval=name) for name in intervals]
+    return [answer(log, collected, targets, options, seconds=0.0).policies[0] for options in asked]
+
+
+def _held(told: PolicyAnswer, value: float, mark: str) -> Measured:
+    if told.refused is not None:
         return {f"refused{mark}": 1.0}
-    estimate = next(each for each in answer.estimates if each.estimator.startswith(answer.primary))
+    estimate = next(each for each in told.estimates if each.estimator.startswith(told.primary))
     assert estimate.interval is not None
     low, high = estimate.interval.low, estimate.interval.high
     return {
@@ -128,23 +142,30 @@ def _spec(challenger: str) -> str:
                      f"floor={FLOOR}"])  # fmt: skip
 
 
+def _share(table: Figures, figure: str) -> tuple[float, str] | None:
+    """The share over all logs, and how it is told: with Clopper and Pearson's interval."""
+    found = [table[name][figure] for name in CHALLENGERS if figure in table.get(name, {})]
+    n = sum(each.seeds for each in found)
+    if n == 0:
+        return None
+    k = round(sum(each.mean * each.seeds for each in found))
+    low, high = stats.binomtest(k, n).proportion_ci(0.95, "exact")
+    return k / n, f"{k / n:.1%} of {n} (95 %: {low:.1%} to {high:.1%})"
+
+
 def _targets(table: Figures) -> list[Target]:
-    covered = [value for name in CHALLENGERS if (value := mean_of(table, name, "covers")) is not None]
-    refused = [value for name in CHALLENGERS if (value := mean_of(table, name, "refused")) is not None]
-    n = sum(found["refused"].seeds for name, found in table.items() if "refused" in found)
-    told = f", {n} logs"
-    normal = [value for name in CHALLENGERS if (value := mean_of(table, name, "covers, normal")) is not None]
+    covered, refused, normal = (_share(table, name) for name in ("covers", "refused", "covers, normal"))
     return [
-        Target("`--interval normal` covers", f"{np.mean(normal):.1%}{told}" if normal else "not measured", None),
+        Target("`--interval normal` covers", normal[1] if normal else "not measured", None),
         Target(
             f"the interval covers the truth in at least {COVERS:.1%}",
-            f"{np.mean(covered):.1%}{told}" if covered else "not measured",
-            bool(np.mean(covered) >= COVERS) if covered else None,
+            covered[1] if covered else "not measured",
+            covered[0] >= COVERS if covered else None,
         ),
         Target(
             f"refused in at most {REFUSED:.0%}",
-            f"{np.mean(refused):.1%}{told}" if refused else "not measured",
-            bool(np.mean(refused) <= REFUSED) if refused else None,
+            refused[1] if refused else "not measured",
+            refused[0] <= REFUSED if refused else None,
         ),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -285,6 +286,60 @@ def test_any_log_has_an_interval_or_a_reason(data: Any, method: str, difference:
 
 
 PREFIXED = [name for name, each in SLATES.items() if not each.needs_marginals and not each.needs_pseudo_inverse]
+
+
+SNRIPS = SLATES["snrips"]
+FEED_TERMS = terms_for([SNRIPS])
+#: Of ten slots, each from -10 to 10.
+WIDE = (-100.0, 100.0)
+
+
+def feeds_of(seed: int, n: int, *, weights: Sequence[float] = (0.5, 1.6, 5.0), viewers: int | None = None) -> Sums:
+    """Feeds of two slots, liked or disliked; see `FEED_VALUE` and `FEED_PRODUCTION`."""
+    rng = np.random.default_rng(seed)
+    w = np.array(weights)[np.searchsorted([0.7, 0.95], rng.random((n, 2)), side="right")]
+    liked = rng.random((n, 2)) < np.where(w > 1.0, 0.4, 0.2)
+    disliked = rng.random((n, 2)) < 0.03
+    sums = Sums(FEED_TERMS, reward_range=WIDE)
+    sums.add_columns(
+        reward=(liked - 3.0 * disliked).ravel(), weight=w.ravel(),
+        viewer=(np.arange(n) % (viewers or n)).astype(np.uint64), starts=2 * np.arange(n + 1),
+    )  # fmt: skip
+    return sums
+
+
+FEED_VALUE = 2 * (0.7 * 0.5 * 0.2 + 0.25 * 1.6 * 0.4 + 0.05 * 5.0 * 0.4 - 0.09)
+FEED_PRODUCTION = 2 * (0.7 * 0.2 + 0.3 * 0.4 - 0.09)
+
+
+@pytest.mark.parametrize(("viewers", "difference"), list(product((None, 100), (False, True))))
+def test_a_wide_range_costs_feeds_that_may_earn_less_than_nothing_little(viewers: int | None, difference: bool) -> None:
+    sums = feeds_of(5, 2000, viewers=viewers)
+    auto, normal = (
+        interval(method, sums, SNRIPS, alpha=0.05, reward_range=WIDE, difference=difference)
+        for method in ("auto", "normal")
+    )
+    assert 0.9 < (auto.high - auto.low) / (normal.high - normal.low) < (2.0 if viewers else 1.5)
+
+
+def test_feeds_that_may_earn_less_than_nothing_differ_by_nothing_from_their_own_policy() -> None:
+    same = interval(
+        "auto", feeds_of(6, 500, weights=(1.0, 1.0, 1.0)), SNRIPS, alpha=0.05, reward_range=WIDE, difference=True
+    )
+    assert same.low == pytest.approx(0.0, abs=1e-6)
+    assert same.high == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_default_for_feeds_that_may_earn_less_than_nothing_misses_no_more_often_than_it_says() -> None:
+    """150 logs of 200 feeds, seeds 0 to 149; false alarm: more than 18 misses of 150 at 5 %, probability 2e-4."""
+    misses = {False: 0, True: 0}
+    for seed in range(150):
+        sums = feeds_of(seed, 200)
+        for difference in (False, True):
+            found = interval("auto", sums, SNRIPS, alpha=0.05, reward_range=WIDE, difference=difference)
+            truth = FEED_VALUE - FEED_PRODUCTION if difference else FEED_VALUE
+            misses[difference] += not found.low <= truth <= found.high
+    assert max(misses.values()) <= 18, misses
 
 
 @pytest.mark.parametrize("name", PREFIXED)
