@@ -44,7 +44,7 @@ types: venv-dev  ## Check types (mypy, strict)
 	@$(PY) -m mypy bandit replay $(wildcard server.py) tests requirements
 
 docs: venv-dev  ## Check that the generated parts of README.md and docs are current (cog -r writes them)
-	@$(PY) -m cogapp --check -P -I . README.md docs/evaluating.md docs/feed.md
+	@$(PY) -m cogapp --check -P -I . README.md docs/*.md
 
 lock:  ## Write requirements/*.txt again from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(PYTHON) requirements/lock.py $(ARGS)

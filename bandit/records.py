@@ -70,7 +70,19 @@ Pins = Annotated[
 
 
 class RankRequest(Struct, forbid_unknown_fields=True):
-    """Which of these candidates, in which order?"""
+    """Which of these candidates, in which order?
+
+    :param candidates: ids of the catalogue, or ids with features of their own; no id twice
+    :param event_id: names the decision; the same id with the same body gets the same answer. Made if missing
+    :param user: whose feed it is; without, nothing is known of the viewer
+    :param context: features of the moment, such as the hour or the device
+    :param slots: how many are wanted; else the config's
+    :param exclude: candidates that may not be shown this time
+    :param deadline_ms: by when the answer is wanted; what is not scored by then can still be drawn by chance
+    :param pins: candidates by the slot at which they are wanted
+    :param defer_activation: it is fetched ahead: its window begins when it is activated, and never if it is not
+    :param explain: say what made each score, and what rules kept out
+    """
 
     candidates: Annotated[list[CandidateId | Candidate], Meta(min_length=1, max_length=MAX_CANDIDATES)]
     event_id: Id | UnsetType = UNSET
@@ -152,7 +164,15 @@ About = Annotated[
 
 
 class ItemFeedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What the viewer did with one item of a ranking."""
+    """What the viewer did with one item of a ranking.
+
+    :param id: of the item, as it was ranked
+    :param signals: by the names that the config lists, and ``length_s``
+    :param seen: whether it was on the screen, if the client knows
+    :param reward: instead of what the config's formula makes of the signals
+    :param final: no more will come for it, so it is learned at once
+    :param about: of a "not interested": what else of the item the viewer does not want
+    """
 
     id: Id
     signals: dict[str, Finite] = {}
@@ -163,7 +183,12 @@ class ItemFeedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Feedback(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What the viewer did with a ranking, or with a part of it."""
+    """What the viewer did with a ranking, or with a part of it.
+
+    :param event_id: of the ranking; it may come before the ranking does
+    :param items: only those that there is something to say of
+    :param feedback_id: names the feedback, so that it may be sent again; without, it counts each time
+    """
 
     event_id: Id
     items: Annotated[list[ItemFeedback], Meta(min_length=1, max_length=MAX_SLOTS)]
