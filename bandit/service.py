@@ -117,7 +117,7 @@ class Service:
         self.data = data
         self.ranker = Ranker(data, clock=clock)
         self._log = data.log
-        self._clock = clock
+        self.clock = self._clock = clock
         self._hidden = data.settings.pseudonymise
         self.rank = self._rank_hidden if self._hidden else self.ranker.decide
 

@@ -15,8 +15,10 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from bandit.config import Settings
+from bandit.keys import ID_BYTES, SECRET_BYTES, Key, digest_of, new_key
 from bandit.records import ErrorReply
 from bandit.store.data import DataDirectory
+from bandit.store.keys import add_key
 from bandit.web.app import create_app
 from bandit.web.routes import ROUTES
 from bandit.web.routing import Route
@@ -37,8 +39,11 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     path = tmp_path_factory.mktemp("openapi") / "data"
     path.mkdir()
     clock = Clock()
-    data = DataDirectory(Settings(path, durable=False), clock=clock)
+    data = DataDirectory(Settings(path, durable=False, keys="on"), clock=clock)
     loop = Loop(data, clock)
+    key_id, key = new_key(bytes(ID_BYTES + SECRET_BYTES))
+    data.log.append(lambda txn: add_key(txn, Key(key_id, "", frozenset({"admin"}), digest_of(key), clock.now)))
+    data.keys.refresh()
     yield create_app(loop.service)
     loop.end_windows()
     assert data.log.query("PRAGMA integrity_check") == [("ok",)]
@@ -72,9 +77,12 @@ def test_the_service_does_what_its_document_says(described: Any, route: Route, m
     @settings(max_examples=15, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.explicit])
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
-        case.call_and_validate(excluded_checks=EXCLUDED)
+        case.call_and_validate(excluded_checks=EXCLUDED, headers=AUTHORIZED)
 
     check()
+
+
+AUTHORIZED = {"Authorization": f"Bearer {new_key(bytes(ID_BYTES + SECRET_BYTES))[1]}"}
 
 
 def _described(route: Route) -> str:
@@ -89,7 +97,7 @@ def test_every_route_is_described_with_its_bodies_and_errors(document: dict[str,
     assert described == served
     for route in ROUTES:
         operation = document["paths"][_described(route)][route.method.lower()]
-        assert {"400", "503", str(route.status), *map(str, route.errors)} <= set(operation["responses"])
+        assert {"400", "403", "503", str(route.status), *map(str, route.errors)} <= set(operation["responses"])
         assert ("requestBody" in operation) == (route.request is not None)
 
 

@@ -9,24 +9,33 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import quote, urlencode
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
-from bandit.errors import BanditError, BodyTooLarge, InvalidRequest, NotFound, Unauthorized
+from bandit.errors import BanditError, BodyTooLarge, Forbidden, InvalidRequest, NotFound, Unauthorized
 from bandit.records import ErrorBody, ErrorReply, encode
 from bandit.service import Service
 from bandit.web import metrics
 from bandit.web.gate import Gate
 from bandit.web.routes import ROUTES
-from bandit.web.routing import JSON, Incoming, Route
+from bandit.web.routing import HTML, JSON, Incoming, Route
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("feed_bandit")
+
+#: Nothing that is answered is run, framed, guessed at, kept, or tells others where it was asked.
+COMMON: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 # The body of a request that is refused is read all the same, if it is no longer than this: a connection on which
 # half a body is left has to be closed, often before the client has read why.
@@ -49,7 +58,7 @@ def create_app(service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = service.data.settings.max_body_mb * 1024 * 1024
     # Ids may hold slashes, even two in a row.
     app.url_map.merge_slashes = False
-    gate = Gate(service.data)
+    gate = Gate(service.data, clock=service.clock)
     working = threading.Semaphore(service.data.settings.threads)
     answers = {route: _answerer(service, route, gate, working) for route in ROUTES}
     for route, answer in answers.items():
@@ -90,9 +99,10 @@ def _answerer(service: Service, route: Route, gate: Gate, working: threading.Sem
             caller = gate.admit(environ, route)
         except Exception as error:
             _drain(environ)
-            return _refused(route.path, error)
+            return _to_sign_in(environ, route, error) or _refused(route.path, error)
         incoming = Incoming(read(), environ, caller)
         try:
+            gate.check_page(incoming)
             with working:
                 given = route.handler(service, incoming, **parameters)
             body = given.body if isinstance(given.body, bytes) else b"" if given.body is None else encode(given.body)
@@ -100,9 +110,31 @@ def _answerer(service: Service, route: Route, gate: Gate, working: threading.Sem
             return _refused(route.path, error)
         counted.inc()
         seconds.observe(time.monotonic() - started)
-        return Wire(given.status, [("Content-Type", given.media), *(given.headers or {}).items()], body)
+        return Wire(given.status, _headers(given.media, given.headers), body)
 
     return answer
+
+
+def _headers(media: str, own: Mapping[str, str] | None) -> list[tuple[str, str]]:
+    """The headers of a reply: what every reply has, unless it has its own."""
+    if not own:
+        return [("Content-Type", media), *COMMON.items()]
+    return [("Content-Type", media), *{**COMMON, **own}.items()]
+
+
+def _to_sign_in(environ: WSGIEnvironment, route: Route, error: Exception) -> Wire | None:
+    """Where somebody is led who opens a page that their key does not show; None for everybody else."""
+    browsing = environ["REQUEST_METHOD"] == "GET" and "text/html" in environ.get("HTTP_ACCEPT", "")
+    if route.media != HTML or not browsing or not isinstance(error, Unauthorized | Forbidden):
+        return None
+    if isinstance(error, Forbidden) and "needed" not in error.detail:
+        return None
+    query = environ.get("QUERY_STRING")
+    asked = {"next": f"{quote(environ['PATH_INFO'])}{'?' if query else ''}{query}"}
+    if isinstance(error, Forbidden):
+        asked["needed"] = error.detail["needed"]
+    metrics.REQUESTS.labels(route.path, "303").inc()
+    return Wire(303, _headers(HTML, {"Location": f"/signin?{urlencode(asked)}"}), b"")
 
 
 _draining = threading.Semaphore(DRAINING)
@@ -177,7 +209,7 @@ def _refused(path: str, error: Exception) -> Wire:
     elif error.status >= 500:
         log.error("%s: %s: %s", path, error.code, error.message)
     metrics.REQUESTS.labels(path, str(error.status)).inc()
-    headers = [("Content-Type", JSON)]
+    headers = _headers(JSON, None)
     if error.retry_after_s is not None:
         headers.append(("Retry-After", str(error.retry_after_s)))
     if isinstance(error, Unauthorized):
@@ -200,7 +232,7 @@ def _http_error(error: HTTPException) -> Response:
         response.headers["Allow"] = ", ".join(allowed)
         return response
     if error.code is not None and 300 <= error.code < 400:
-        return Response(status=error.code, headers=dict(error.get_headers()))
+        return Response(status=error.code, headers=COMMON | dict(error.get_headers()))
     return _ours(InvalidRequest(f"the request cannot be read ({error.name}: {error.description})"))
 
 

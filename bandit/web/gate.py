@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,13 +13,16 @@ from bandit.errors import Forbidden, RateLimited, Unauthorized
 from bandit.keys import NOBODYS, SCOPES, Key, fits, id_in
 from bandit.limits import TokenBucket
 from bandit.store.data import DataDirectory
-from bandit.web.routing import Caller, Route
+from bandit.store.keys import KeyRing
+from bandit.web.routing import Caller, Incoming, Route
+from bandit.web.sessions import holds, key_id_in, session_given, token_of
 
 #: Whoever asks where no keys are needed: sees and may do everything, for the app without a name.
 EVERYBODY: Final = Caller("", "", SCOPES)
 #: Whoever asks a route that is open to all, where keys are needed elsewhere.
 ANYBODY: Final = Caller("", "", frozenset())
 
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # One text for all of them: whether a key was ever good is nobody's business.
 _REFUSED = "the key that came with this request is not accepted: unknown, revoked or expired"
 _MISSING = (
@@ -42,6 +46,7 @@ class Gate:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = data.keys
+        self._secret = data.secret
         self._clock = clock
         self._monotonic = monotonic
         self._rate = data.settings.rate_limit
@@ -88,18 +93,43 @@ class Gate:
         """
         if route.scope is None:
             return ANYBODY
-        given = key_given(environ)
-        if given is None:
-            raise Unauthorized(_MISSING)
-        known = self._keys.find(id_in(given)) or NOBODYS
-        # Both are worked out whatever the other says: a key that is unknown takes as long as one that is revoked.
-        same, active = fits(given, known), known.state(self._clock()) == "active"
-        if not (same and active):
-            raise Unauthorized(_REFUSED)
-        self.check(known, route)
-        return Caller(known.id, known.app, known.scopes)
+        given, token = key_given(environ), ""
+        if given is not None:
+            key = accepted(self._keys, given, self._clock())
+        else:
+            session = session_given(environ)
+            key = self._of_session(session)
+            token = "" if key is None else token_of(session, secret=self._secret)
+        if key is None:
+            raise Unauthorized(_MISSING if given is None else _REFUSED)
+        self._check(key, route)
+        return Caller(key.id, key.app, key.scopes, token)
 
-    def check(self, key: Key, route: Route) -> None:
+    def _of_session(self, session: str) -> Key | None:
+        """The key with which somebody signed in, if the session and the key still hold."""
+        now = self._clock()
+        key = self._keys.find(key_id_in(session)) if session else None
+        if key is None or key.state(now) != "active":
+            return None
+        return key if holds(session, key.digest, secret=self._secret, now=now) else None
+
+    @staticmethod
+    def check_page(incoming: Incoming) -> None:
+        """Whether what changes something comes from a page of ours, if it came by a session.
+
+        :raises Forbidden: it may come from anybody's
+        """
+        expected = incoming.caller.token
+        if not expected or incoming.environ["REQUEST_METHOD"] in SAFE:
+            return
+        given = incoming.header("X-CSRF-Token") or incoming.form().get("csrf", "")
+        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode()):
+            raise Forbidden(
+                "a change by somebody who is signed in must come from a page of this service: load it again, or send "
+                "the key instead of the session"
+            )
+
+    def _check(self, key: Key, route: Route) -> None:
         """Whether an accepted key may ask a route now.
 
         :raises Forbidden: it is not for this
@@ -129,6 +159,17 @@ class Gate:
             )
             error.retry_after_s = math.ceil(wait_s)
             raise error
+
+
+def accepted(keys: KeyRing, given: str, now: float) -> Key | None:
+    """The key that this is, if it is one that holds.
+
+    :raises LogUnavailable: the keys cannot be read
+    """
+    known = keys.find(id_in(given)) or NOBODYS
+    # Both are worked out whatever the other says: a key that is unknown takes as long as one that is revoked.
+    same, active = fits(given, known), known.state(now) == "active"
+    return known if same and active else None
 
 
 def key_given(environ: Mapping[str, Any]) -> str | None:

@@ -104,6 +104,8 @@ def _operation(route: Route, schema_of: dict[Any, Any], *, keys: bool) -> dict[s
     if keyed:
         operation["security"] = [{name: []} for name in _SCHEMES]
         operation["description"] = f"For keys with the scope `{route.scope}`, or `admin`."
+        if route.media == HTML:
+            operation["responses"]["303"] = {"description": "A browser is led to /signin"}
     if route.not_yet is not None:
         operation["responses"][str(route.not_yet)] = success | {"description": "It goes on; ask again"}
     if route.path == "/readyz":

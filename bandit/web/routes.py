@@ -6,7 +6,7 @@ from typing import Final
 
 from bandit.service import Service
 from bandit.web import metrics, native, openapi
-from bandit.web.pages import look
+from bandit.web.pages import look, signin
 from bandit.web.personalizer import routes as personalizer
 from bandit.web.routing import Answer, Incoming, Route
 
@@ -22,6 +22,7 @@ def document(service: Service, http: Incoming) -> Answer:
 ROUTES: Final[tuple[Route, ...]] = (
     *native.ROUTES,
     *look.ROUTES,
+    *signin.ROUTES,
     *personalizer.ROUTES,
     Route("GET", "/metrics", exposition, "read", "Prometheus metrics", 200, media=metrics.MEDIA),
     Route("GET", "/openapi.json", document, None, "All of this as OpenAPI 3.1", 200),

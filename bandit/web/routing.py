@@ -12,6 +12,7 @@ from bandit.keys import Scope
 
 JSON: Final = "application/json"
 HTML: Final = "text/html; charset=utf-8"
+MAX_FIELDS: Final = 1_000
 
 
 class Caller(NamedTuple):
@@ -20,11 +21,13 @@ class Caller(NamedTuple):
     :ivar key: id of their key; empty where none is needed
     :ivar app: whose decisions they make and reach
     :ivar scopes: what they may do
+    :ivar token: of who came by a session, what must come with each change; see `bandit.web.sessions.token_of`
     """
 
     key: str
     app: str
     scopes: frozenset[str]
+    token: str = ""
 
 
 class Incoming(NamedTuple):
@@ -45,8 +48,23 @@ class Incoming(NamedTuple):
 
     def query(self) -> dict[str, str]:
         """The query's parameters; of one that stands twice the last."""
-        text = self.environ.get("QUERY_STRING") or ""
-        return {name: values[-1] for name, values in parse_qs(text, keep_blank_values=True).items()}
+        return _last(self.environ.get("QUERY_STRING") or "")
+
+    def form(self) -> dict[str, str]:
+        """The fields of a form that was sent; of one that stands twice the last. None if it is no form."""
+        kind: str = self.environ.get("CONTENT_TYPE") or ""
+        if kind.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+            return {}
+        return _last(self.body.decode("utf-8", "replace"))
+
+
+def _last(text: str) -> dict[str, str]:
+    """:raises InvalidRequest: more fields than any of our pages has"""
+    try:
+        found = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise InvalidRequest(f"there are more than {MAX_FIELDS} fields") from None
+    return {name: values[-1] for name, values in found.items()}
 
 
 class Answer(NamedTuple):

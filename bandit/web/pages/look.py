@@ -26,12 +26,8 @@ POLICY: Final = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-HEADERS: Final = {
-    "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
+#: The origin is told to ourselves, which is how forms show that they are ours.
+HEADERS: Final = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
 
 
 class Place(NamedTuple):
@@ -44,13 +40,18 @@ class Place(NamedTuple):
 NAVIGATION: Final[tuple[Place, ...]] = (Place("/openapi.json", "API"),)
 
 
-def page(template: str, *, here: str, status: int = 200, **values: Any) -> Answer:
+def page(
+    template: str, *, here: str, http: Incoming | None = None, status: int = 200, **values: Any
+) -> Answer:
     """A template of `templates/`, rendered and ready to be sent.
 
     :param here: path of the entry of the navigation that it belongs to
+    :param http: what it answers: gives the template `token`, for `parts.csrf(token)` in each form that changes
+        something, and the way to sign out
     :param values: what the template asks for; one that is missing is an error
     """
-    text = _templates().get_template(template).render(here=here, **values)
+    token = "" if http is None else http.caller.token
+    text = _templates().get_template(template).render(here=here, token=token, **values)
     return Answer(status, text.encode("utf-8", "backslashreplace"), HEADERS, HTML)
 
 
@@ -103,7 +104,7 @@ def static_file(service: Service, http: Incoming, name: str) -> Answer:
     content = _files().get(file) if wanted == edition() else None
     if content is None:
         raise NotFound(f"there is no file {name!r} of this release; load the page again", name=name)
-    headers = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
     return Answer(200, content, headers, _MEDIA[Path(file).suffix])
 
 
