@@ -16,15 +16,18 @@ from msgspec import UNSET, Raw
 from numpy.typing import NDArray
 
 from bandit import records, ruling
-from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Resolved, number, unnumbered
+from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Resolved
 from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
 from bandit.config import Config, LiveConfig
+from bandit.entry import Entry
 from bandit.errors import CorruptModel, LogUnavailable
 from bandit.explain import contributions
 from bandit.exploration import expected_share
 from bandit.features import hash_resolved, resolve_item, resolve_shared, with_dense
 from bandit.knowledge import EVERYTHING
 from bandit.records import (
+    Candidate,
+    CandidateId,
     Decision,
     Door,
     Explanation,
@@ -39,11 +42,10 @@ from bandit.records import (
 from bandit.rules import Restrictions
 from bandit.scorer import dense_indices, prepare, score, score_prepared, weights_from_model
 from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
-from bandit.store.arms import note_arm
 from bandit.store.configs import all_configs, newest_config
 from bandit.store.data import DataDirectory
 from bandit.store.events import StoredDecision, find_decision, same_body
-from bandit.store.items import current_items, intern_versions
+from bandit.store.items import current_items
 from bandit.store.items import versions as stored_versions
 from bandit.store.log import Txn
 from bandit.store.models import PublishedModel, newest_models, published_as
@@ -79,20 +81,6 @@ class Ranked(NamedTuple):
     decision: Decision
     resolved: Resolved
     body_hash: bytes | None
-
-
-class Whole(NamedTuple):
-    """A durable decision of one slot with all that could have stood there; see `Ranker.decide_whole`.
-
-    :ivar ids: of all candidates, as sent
-    :ivar event_id: as sent, or made
-    :ivar explanation: of what was drawn, if it was asked for
-    """
-
-    event_id: str
-    ids: Sequence[str]
-    decision: Decision
-    explanation: list[Explanation]
 
 
 class Ranker:
@@ -236,12 +224,14 @@ class Ranker:
         *,
         received: float | None = None,
         door: Door | None = None,
+        whole: bool = False,
         dealt_by: str | None = None,
     ) -> Ranked:
         """Draw a ranking; nothing is logged yet.
 
         :param received: monotonic seconds at which the request arrived; its deadline counts from there
-        :param door: through which it came. With one, the decision holds the order of all candidates
+        :param door: through which it came
+        :param whole: the decision, of one slot, holds the order of all candidates
         :param dealt_by: what settles the arm of an experiment in place of the event id
         :raises InvalidRequest: the candidates or features cannot be used; the message names the place
         :raises EmptySlate: no candidate may be shown
@@ -250,7 +240,7 @@ class Ranker:
         started = self._monotonic() if received is None else received
         self.sync()
         snapshot, read_pos, experiment = self.snapshot, self._control_pos, self.config.document.experiment
-        event_id = self._new_event_id() if request.event_id is UNSET else request.event_id
+        event_id = self.new_event_id() if request.event_id is UNSET else request.event_id
         user = request.user
         dealt_by = event_id if dealt_by is None else dealt_by
         config = self.config.serving(viewer=None if user is None else user.id, event_id=dealt_by)
@@ -305,15 +295,15 @@ class Ranker:
                 n_scored = n
             else:
                 until = started + (request.deadline_ms - min(RESERVE_MS, request.deadline_ms / 2)) / 1000
-                order = score_order(seed, n)
+                in_turn = score_order(seed, n)
                 prepared = prepare(view, hashed, weights, args, DENSE_IDX)
                 part = np.empty(CHUNK, np.float32)
                 while n_scored < n and self._monotonic() < until:
-                    chosen = order[n_scored : n_scored + CHUNK]
+                    chosen = in_turn[n_scored : n_scored + CHUNK]
                     score_prepared(prepared, view, rows[chosen], weights, part[: len(chosen)], dense[chosen])
                     scores[chosen] = part[: len(chosen)]
                     n_scored += len(chosen)
-                left = order[n_scored:]
+                left = in_turn[n_scored:]
                 state[left[state[left] == ELIGIBLE]] = UNSCORED
                 if n_scored == 0:
                     fallback = "deadline"
@@ -329,13 +319,13 @@ class Ranker:
             drawn_by, state, n_slots=n_slots, explorer=explorer, shortlist=drawing.shortlist,
             floor=np.array(drawing.floors), seed=seed, rules=rules,
         )  # fmt: skip
-        whole = None
-        if door is not None:
+        order = None
+        if whole:
             p = slot_probabilities(
                 drawn_by, state, slate.chosen[:0], slot=0, explorer=explorer, shortlist=drawing.shortlist,
                 floor=np.array(drawing.floors), rules=rules,
             )  # fmt: skip
-            whole = _order(drawn_by, state, slate.chosen, p)
+            order = _order(drawn_by, state, slate.chosen, p)
         apprentice = None
         if document.mode == "apprentice":
             known = fallback is None and n_scored == n
@@ -388,7 +378,7 @@ class Ranker:
             arm=config.arm,
             apprentice=apprentice,
             door=door,
-            order=whole,
+            order=order,
         )
         ruled.write(decision, slate)
         reply = _reply(event_id, decision, [ids[at] for at in unknown], self.configs)
@@ -418,11 +408,21 @@ class Ranker:
             told.append(Explanation(slot.id, slot.exploratory, parts[:EXPLAINED], moved))
         return told
 
-    def _new_event_id(self) -> str:
+    def new_event_id(self) -> str:
+        """One that nobody can guess."""
         # Time first, so that neighbours in time are neighbours in the index; then 80 bits that nobody can guess
         # (a keyed hash of a counter: the system's generator takes ten times as long).
         unguessable = hashlib.blake2b(b"%d" % next(self._counter), digest_size=10, key=self._event_key).hexdigest()
         return f"{int(self._clock() * 1000):012x}{unguessable}"
+
+    def withdrawn(self, candidates: Sequence[CandidateId | Candidate]) -> list[str]:
+        """Ids of those that the catalogue has withdrawn.
+
+        :raises InvalidRequest: as `rank`
+        """
+        self.sync()
+        resolved = self._cache.resolve(candidates)
+        return [resolved.ids[place] for place in np.flatnonzero(resolved.standing == WITHDRAWN).tolist()]
 
     # ------------------------------------------------------------ logging
 
@@ -440,93 +440,26 @@ class Ranker:
             return self._stored_reply(request.event_id, same_body(found, body_hash, request.event_id))
         return self.log(self.rank(request, received=received)._replace(body_hash=body_hash))
 
-    def decide_whole(self, request: RankRequest, *, body_hash: bytes | None, door: Door) -> Whole:
-        """Rank for one slot and log, as `decide`; what comes back tells of all candidates.
-
-        :param body_hash: of the request as it came; None if it came without an event id
-        :raises IdConflict: the event id answered another request
-        :raises LogUnavailable: nothing was logged, so nothing may be shown
-        """
-        if body_hash is not None and request.event_id is not UNSET:
-            found = find_decision(self._log, request.event_id)
-            if found is not None:
-                return self._stored_whole(request.event_id, same_body(found, body_hash, request.event_id))
-        ranked = self.rank(request, door=door)._replace(body_hash=body_hash)
-        reply = self.log(ranked)
-        if reply is not ranked.reply:
-            # Another worker was first.
-            found = find_decision(self._log, reply.event_id)
-            assert found is not None
-            return self._stored_whole(reply.event_id, found)
-        explanation = [] if reply.explanation is UNSET else reply.explanation
-        return Whole(reply.event_id, ranked.resolved.ids, ranked.decision, explanation)
-
-    def _stored_whole(self, event_id: str, found: StoredDecision) -> Whole:
-        # Another worker may have written it a moment ago, and not be back from its fsync.
-        self._log.sync()
-        decision = records.read_stored(found.payload, Decision, what="this decision")
-        numbers = np.frombuffer(found.candidates, np.uint32).tolist()
-        known = stored_versions(self._log, numbers)
-        return Whole(event_id, [known[number][0] for number in numbers], decision, [])
-
     def log(self, ranked: Ranked) -> RankReply:
         """The reply, once its decision is durable.
 
         :raises LogUnavailable: nothing was logged
         """
         reply, decision, resolved, body_hash = ranked
-        new = unnumbered(resolved)
-        numbers: list[int] = []
-        if not new:
-            self._renumber(decision, resolved)
-        payload = b"" if new else records.encode(decision)
-        candidates = b"" if new else resolved.versions.tobytes()
+        entry = Entry(reply.event_id, decision, resolved, body_hash)
 
         def write(txn: Txn) -> StoredDecision | None:
-            if body_hash is not None:
-                found = find_decision(txn, reply.event_id)
-                if found is not None:
-                    return same_body(found, body_hash, reply.event_id)
-            if not new:
-                position = txn.append(
-                    "decision",
-                    payload,
-                    event_id=reply.event_id,
-                    body_hash=body_hash,
-                    candidates=candidates,
-                    user=decision.user,
-                )
-                note_arm(txn, position, reply.event_id, decision)
-                return None
-            numbers[:] = intern_versions(txn, [text for _, text in new])
-            resolved.versions[[place for place, _ in new]] = numbers
-            self._renumber(decision, resolved)
-            position = txn.append(
-                "decision",
-                records.encode(decision),
-                event_id=reply.event_id,
-                body_hash=body_hash,
-                candidates=resolved.versions.tobytes(),
-                user=decision.user,
-            )
-            note_arm(txn, position, reply.event_id, decision)
+            found = None if body_hash is None else find_decision(txn, reply.event_id)
+            if body_hash is not None and found is not None:
+                return same_body(found, body_hash, reply.event_id)
+            entry.write(txn)
             return None
 
         found = self._log.append(write)
         if found is not None:
             return self._stored_reply(reply.event_id, found)
-        if new:
-            number(resolved, [place for place, _ in new], numbers)
+        entry.written()
         return reply
-
-    @staticmethod
-    def _renumber(decision: Decision, resolved: Resolved) -> None:
-        """Put version numbers into slots that were drawn before their items had one."""
-        if all(slot.version for slot in decision.slots):
-            return
-        version_of = dict(zip(resolved.ids, resolved.versions.tolist(), strict=True))
-        for slot in decision.slots:
-            slot.version = version_of[slot.id]
 
     def _stored_reply(self, event_id: str, found: StoredDecision) -> RankReply:
         # Another worker may have written it a moment ago, and not be back from its fsync.

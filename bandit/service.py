@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +26,9 @@ from bandit.experiments import ArmSums, Experiment, apprenticeship, mean_of
 from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
 from bandit.item_table import parse_features
+from bandit.personalized import Personalized, slot_event
 from bandit.privacy import names_of, pseudonym_of, who_of
-from bandit.ranker import Ranker, Whole
+from bandit.ranker import Ranker
 from bandit.records import (
     ActivateReply,
     ActivateRequest,
@@ -70,6 +71,7 @@ from bandit.store.events import (
     first_activation,
     follow_ups,
     outcomes,
+    slots_of,
 )
 from bandit.store.items import current_items, upsert_items, versions, withdraw_item
 from bandit.store.log import Txn
@@ -116,6 +118,7 @@ class Service:
     def __init__(self, data: DataDirectory, *, clock: Callable[[], float] = time.time) -> None:
         self.data = data
         self.ranker = Ranker(data, clock=clock)
+        self.personalized = Personalized(self.ranker, data.log)
         self._log = data.log
         self.clock = self._clock = clock
         self._hidden = data.settings.pseudonymise
@@ -135,26 +138,62 @@ class Service:
 
     # ------------------------------------------------------------ Personalizer's door
 
-    def rank_whole(self, request: RankRequest, *, body_hash: bytes | None) -> Whole:
-        """Draw what stands first by Personalizer's rules (`bandit.config.at_door`), and order all others below it.
-
-        :param body_hash: of the request as it came; None if it came without an event id
-        :raises IdConflict: the event id answered another request
-        :raises LogUnavailable: nothing was logged, so nothing may be shown
-        """
-        return self.ranker.decide_whole(request, body_hash=body_hash, door="personalizer")
-
     def reward(self, event_id: str, value: float) -> FeedbackResult:
         """Log a reward of what stands first in a ranking, whether or not that is known yet.
 
-        :raises InvalidRequest: it is out of range
+        :raises InvalidRequest: it is out of range, or the event is a page whose slots are rewarded one by one
+        :raises LogUnavailable: nothing was stored
+        """
+        slots = slots_of(self._log, event_id) if find_decision(self._log, event_id) is None else []
+        if slots:
+            raise InvalidRequest(
+                f"event {event_id!r} has {len(slots)} slots, and a reward is of one of them: use "
+                "/personalizer/v1.1-preview.1/multislot/events/{eventId}/reward",
+                slots=slots,
+            )
+        return self._reward([(event_id, value)])[0]
+
+    def reward_slots(self, event_id: str, rewards: Sequence[tuple[str, float]]) -> list[FeedbackResult]:
+        """Log rewards of a page by (slot id, value), all of them or none.
+
+        :raises InvalidRequest: one is out of range, or of a slot that the page does not have
+        :raises LogUnavailable: nothing was stored
+        """
+        known = slots_of(self._log, event_id)
+        names = [slot_event(event_id, slot_id) for slot_id, _ in rewards]
+        strange = [slot_id for (slot_id, _), name in zip(rewards, names, strict=True) if name not in known]
+        if known and strange:
+            raise InvalidRequest(
+                f"event {event_id!r} has no slot {strange[0]!r}; its slots are those that were ranked",
+                slot=strange[0],
+                slots=known,
+            )
+        return self._reward([(name, value) for name, (_, value) in zip(names, rewards, strict=True)])
+
+    def _reward(self, rewards: Sequence[tuple[str, float]]) -> list[FeedbackResult]:
+        self.ranker.sync()
+        for event_id, value in rewards:
+            self._check_reward(value, f"event {event_id!r}")
+        sent = [LoggedFeedback(event_id=event_id, reward=value) for event_id, value in rewards]
+        hashed = [(one, records.body_hash(one)) for one in sent]
+        return self._log.append(
+            lambda txn: [append_feedback(txn, one, body_hash, self._window_s) for one, body_hash in hashed]
+        )
+
+    def activate_page(self, event_id: str) -> None:
+        """Log that a page was shown: each of its slots, or the page if its slots are not known yet.
+
         :raises LogUnavailable: nothing was stored
         """
         self.ranker.sync()
-        self._check_reward(value, f"event {event_id!r}")
-        feedback = LoggedFeedback(event_id=event_id, reward=value)
-        body_hash = records.body_hash(feedback)
-        return self._log.append(lambda txn: append_feedback(txn, feedback, body_hash, self._window_s))
+        shown = ActivateRequest()
+        body_hash = records.body_hash(shown)
+
+        def write(txn: Txn) -> None:
+            for name in slots_of(txn, event_id) or [event_id]:
+                append_activation(txn, name, shown, body_hash, self._window_s)
+
+        self._log.append(write)
 
     # ------------------------------------------------------------ feedback
 

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.exploration",
                 "bandit.explore",
                 "bandit.features",
+                "bandit.filling",
                 "bandit.fold",
                 "bandit.guard",
                 "bandit.keys",
@@ -50,6 +51,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "bandit.candidates",
+                "bandit.entry",
                 "bandit.explain",
                 "bandit.housekeeping",
                 "bandit.item_table",
@@ -64,7 +66,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             }
         ),
     ),
-    ("loops", frozenset({"bandit.ranker", "bandit.retraining", "bandit.trainer"})),
+    ("loops", frozenset({"bandit.personalized", "bandit.ranker", "bandit.retraining", "bandit.trainer"})),
     ("service", frozenset({"bandit.service"})),
     ("web", frozenset({"bandit.web"})),
     ("replay", frozenset({"replay"})),

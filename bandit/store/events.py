@@ -65,6 +65,14 @@ def find_decision(source: EventLog | Txn, event_id: str) -> StoredDecision | Non
     return None if row is None else StoredDecision._make(row)
 
 
+def slots_of(source: EventLog | Txn, event_id: str) -> list[str]:
+    """Event ids of the decisions that are slots of one page, which are its own with ``#`` and more behind it."""
+    sql = "SELECT event_id FROM log WHERE kind = 'decision' AND event_id > ? AND event_id < ?"
+    between = (f"{event_id}#", f"{event_id}$")
+    rows = source.execute(sql, between).fetchall() if isinstance(source, Txn) else source.query(sql, between)
+    return [row[0] for row in rows]
+
+
 def decisions_at(log: EventLog, positions: Sequence[int]) -> dict[int, StoredDecision]:
     """The decisions at these positions, by position."""
     rows = log.query(
@@ -182,6 +190,11 @@ def first_activation(source: EventLog | Txn, event_id: str) -> tuple[float, byte
     return (rows[0][0], rows[0][1]) if rows else None
 
 
+def put_activation(txn: Txn, event_id: str, request: ActivateRequest, body_hash: bytes) -> None:
+    """Write an activation of an event that has none."""
+    txn.append("activation", records.encode(request), event_id=event_id, body_hash=body_hash)
+
+
 def append_activation(
     txn: Txn, event_id: str, request: ActivateRequest, body_hash: bytes, window_s_of: Callable[[int], float]
 ) -> ActivateReply:
@@ -206,7 +219,7 @@ def append_activation(
     ends = None
     if found is not None and decision is not None:
         ends = _window_end(txn, event_id, found.ts, decision, window_s_of)
-    txn.append("activation", records.encode(request), event_id=event_id, body_hash=body_hash)
+    put_activation(txn, event_id, request, body_hash)
     if ends is None:
         return ActivateReply(event_id, "pending", None)
     return ActivateReply(event_id, "late" if txn.now >= ends else "activated", learns and txn.now < ends)

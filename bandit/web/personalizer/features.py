@@ -51,6 +51,23 @@ def flat(raw: bytes, *, path: str, taken: str | None = None) -> Features:
     return found
 
 
+def with_slot(context: Features, slot_id: str, raw: bytes, *, path: str) -> Features:
+    """The flat features of a context and of a slot of a page.
+
+    >>> with_slot({"hour": "9"}, "side", b'[{"size":"small"}]', path="slots[0].features")
+    {'hour': '9', 'slot.id': 'side', 'slot.size': 'small'}
+
+    :raises InvalidFeatures: names the feature
+    """
+    found = dict(context)
+    _add(found, "slot.id", slot_id, path, MAX_DEPTH)
+    value = _decode(raw)
+    if not isinstance(value, list | dict | None):
+        raise InvalidFeatures(f"{path} is not a list of objects; send [{{...}}, ...]", path=path)
+    _add(found, "slot", value, path, MAX_DEPTH)
+    return found
+
+
 @lru_cache(maxsize=65_536)
 def flat_action(raw: bytes) -> Raw:
     """The flat features of an action as JSON text; most are seen again.
@@ -92,7 +109,7 @@ def _both(before: Any, value: Any, name: str, path: str) -> Any:
     """What two values under one name come to."""
     if isinstance(value, str) and isinstance(before, str | list):
         values = before if isinstance(before, list) else [before]
-        return values if value in values else [*values, value]
+        return before if value in values else [*values, value]
     if type(value) is bool and type(before) is bool:
         return before or value
     if isinstance(value, int | float) and isinstance(before, int | float) and bool not in (type(value), type(before)):

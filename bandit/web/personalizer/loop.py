@@ -11,20 +11,25 @@ from msgspec import UNSET
 
 from bandit import records
 from bandit.errors import InvalidFeatures, InvalidRequest
-from bandit.ranker import Whole
-from bandit.records import ActivateRequest, Explanation, Features, RankRequest
+from bandit.personalized import PageSlot, Whole
+from bandit.records import ActivateRequest, Decision, Explanation, Features, RankRequest
 from bandit.service import Service
 from bandit.web import metrics
-from bandit.web.personalizer.features import flat, flat_action
+from bandit.web.personalizer.features import flat, flat_action, with_slot
 from bandit.web.personalizer.types import (
     ActionExplanation,
     FeatureList,
     FeatureScore,
+    MultiSlotRank,
+    MultiSlotRanked,
+    MultiSlotReward,
     PersonalizerRank,
     PersonalizerRanked,
     PersonalizerReward,
     RankableAction,
     RankedAction,
+    SlotRequest,
+    SlotResponse,
 )
 from bandit.web.routing import Answer, Incoming, check_event_id
 
@@ -46,10 +51,10 @@ def personalizer_rank(service: Service, http: Incoming) -> Answer:
         defer_activation=bool(request.defer_activation),
     )
     try:
-        whole = service.rank_whole(asked, body_hash=body_hash)
+        whole = service.personalized.whole(asked, body_hash=body_hash)
     except InvalidRequest as error:
         raise in_their_words(error) from None
-    count(whole)
+    _count(whole.decision, len(whole.ids))
     reply = PersonalizerRanked(_ranking(whole), whole.event_id, whole.decision.slots[0].id)
     if whole.explanation:
         reply.inference_explanation = [_explained(one) for one in whole.explanation]
@@ -67,6 +72,79 @@ def personalizer_activate(service: Service, http: Incoming, event_id: str) -> An
     check_event_id(event_id)
     service.activate(event_id, ActivateRequest())
     return Answer(204)
+
+
+# ---------------------------------------------------------------- several slots
+
+
+def multislot_rank(service: Service, http: Incoming) -> Answer:
+    request: MultiSlotRank = records.decode(http.body, MultiSlotRank)
+    body_hash = records.body_hash(request)
+    _check_slots(request)
+    flatten(request.actions)
+    context = context_of(request.context_features)
+    slots = [_page_slot(request, slot, f"slots[{place}]", context) for place, slot in enumerate(request.slots)]
+    try:
+        page = service.personalized.page(slots, event_id=request.event_id, body_hash=body_hash)
+    except InvalidRequest as error:
+        raise in_their_words(error) from None
+    for decision in page.decisions:
+        _count(decision, len(request.actions))
+    told = [SlotResponse(slot.id, chosen) for slot, chosen in zip(request.slots, page.chosen, strict=True)]
+    return Answer(201, MultiSlotRanked(told, page.event_id))
+
+
+def multislot_reward(service: Service, http: Incoming, event_id: str) -> Answer:
+    check_event_id(event_id)
+    request: MultiSlotReward = records.decode(http.body, MultiSlotReward)
+    for result in service.reward_slots(event_id, [(one.slot_id, one.value) for one in request.reward]):
+        metrics.FEEDBACK.labels(result.status).inc()
+    return Answer(204)
+
+
+def multislot_activate(service: Service, http: Incoming, event_id: str) -> Answer:
+    check_event_id(event_id)
+    service.activate_page(event_id)
+    return Answer(204)
+
+
+def _check_slots(request: MultiSlotRank) -> None:
+    """:raises InvalidRequest: names the slot whose id or baseline cannot be"""
+    actions = {action.id for action in request.actions}
+    slots: set[str] = set()
+    baselines: set[str] = set()
+    for place, slot in enumerate(request.slots):
+        where = f"slots[{place}]"
+        if slot.id in slots:
+            raise InvalidRequest(f"{where} repeats the id {slot.id!r}; each slot may stand once", id=slot.id)
+        for fault, found in (
+            ("is no action", slot.baseline_action not in actions),
+            ("is among its excludedActions", slot.baseline_action in (slot.excluded_actions or [])),
+            ("is that of another slot too", slot.baseline_action in baselines),
+        ):
+            if found:
+                raise InvalidRequest(
+                    f"{where}.baselineAction {slot.baseline_action!r} {fault}; give each slot an action of its own "
+                    "that it may show",
+                    id=slot.baseline_action,
+                )
+        slots.add(slot.id)
+        baselines.add(slot.baseline_action)
+
+
+def _page_slot(request: MultiSlotRank, slot: SlotRequest, where: str, context: Features) -> PageSlot:
+    # What the caller would show comes first: it is what stands there where nothing is known, or as an apprentice.
+    baseline = [action for action in request.actions if action.id == slot.baseline_action]
+    others = [action for action in request.actions if action.id != slot.baseline_action]
+    raw = b"null" if slot.features is UNSET else bytes(slot.features)
+    asked = RankRequest(
+        candidates=[*baseline, *others],
+        context=with_slot(context, slot.id, raw, path=f"{where}.features"),
+        slots=1,
+        exclude=slot.excluded_actions or [],
+        defer_activation=bool(request.defer_activation),
+    )
+    return PageSlot(slot.id, asked)
 
 
 # ---------------------------------------------------------------- between their words and ours
@@ -99,14 +177,13 @@ def in_their_words(error: InvalidRequest) -> InvalidRequest:
     return type(error)(_CONTEXT.sub("contextFeatures", renamed), **error.detail)
 
 
-def count(whole: Whole) -> None:
+def _count(decision: Decision, n: int) -> None:
     """Count a ranking as the native door does."""
-    n, scored = len(whole.ids), whole.decision.scored
-    metrics.CANDIDATES.labels("yes").inc(scored)
-    if scored < n:
-        metrics.CANDIDATES.labels("no").inc(n - scored)
-    if whole.decision.fallback is not None:
-        metrics.FALLBACKS.labels(whole.decision.fallback).inc()
+    metrics.CANDIDATES.labels("yes").inc(decision.scored)
+    if decision.scored < n:
+        metrics.CANDIDATES.labels("no").inc(n - decision.scored)
+    if decision.fallback is not None:
+        metrics.FALLBACKS.labels(decision.fallback).inc()
 
 
 def _ranking(whole: Whole) -> list[RankedAction]:

@@ -8,6 +8,9 @@ from bandit.web.personalizer import loop, settings
 from bandit.web.personalizer.types import (
     LogsProperties,
     ModelProperties,
+    MultiSlotRank,
+    MultiSlotRanked,
+    MultiSlotReward,
     PersonalizerConfiguration,
     PersonalizerPolicy,
     PersonalizerRank,
@@ -18,6 +21,7 @@ from bandit.web.personalizer.types import (
 )
 from bandit.web.routing import Route
 
+_MULTISLOT: Final = "/personalizer/v1.1-preview.1/multislot"
 _V1: Final = "/personalizer/v1.0"
 _EVENT: Final = f"{_V1}/events/<path:event_id>"
 _EVALUATION: Final = f"{_V1}/evaluations/<path:evaluation_id>"
@@ -29,6 +33,12 @@ ROUTES: Final = (
           PersonalizerReward, None, (413,)),
     Route("POST", f"{_EVENT}/activate", loop.personalizer_activate, "feedback", "Personalizer: an event was shown",
           204, None, None, (409,)),
+    Route("POST", f"{_MULTISLOT}/rank", loop.multislot_rank, "rank", "Personalizer: which of these actions where?", 201,
+          MultiSlotRank, MultiSlotRanked, (409, 413), hot=True),
+    Route("POST", f"{_MULTISLOT}/events/<path:event_id>/reward", loop.multislot_reward, "feedback",
+          "Personalizer: what slots of an event earned", 204, MultiSlotReward, None, (413,)),
+    Route("POST", f"{_MULTISLOT}/events/<path:event_id>/activate", loop.multislot_activate, "feedback",
+          "Personalizer: an event with slots was shown", 204, None, None, (409,)),
     Route("GET", f"{_V1}/configurations/service", settings.get_personalizer_configuration, "read",
           "Personalizer: the loop's settings", 200, None, PersonalizerConfiguration),
     Route("PUT", f"{_V1}/configurations/service", settings.put_personalizer_configuration, "admin",

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bandit.records import MAX_CANDIDATES, Candidate, CandidateId, Finite, Id
+from bandit.records import MAX_CANDIDATES, MAX_SLOTS, Candidate, CandidateId, Finite, Id
 
 FeatureList = Annotated[
     msgspec.Raw,
@@ -68,6 +68,52 @@ class PersonalizerReward(Struct, forbid_unknown_fields=True):
     """What the rewarded action earned."""
 
     value: Finite
+
+
+class SlotRequest(Struct, rename="camel", forbid_unknown_fields=True):
+    """A place on the page, what it is like, what it may not show, and what would stand there without this service."""
+
+    id: Id
+    baseline_action: CandidateId
+    features: FeatureList | UnsetType = UNSET
+    excluded_actions: Annotated[list[CandidateId], Meta(max_length=MAX_CANDIDATES)] | None = None
+
+
+class MultiSlotRank(Struct, rename="camel", forbid_unknown_fields=True):
+    """Which of these actions at which slot?"""
+
+    actions: Annotated[list[RankableAction], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    slots: Annotated[list[SlotRequest], Meta(min_length=1, max_length=MAX_SLOTS)]
+    context_features: FeatureList | UnsetType = UNSET
+    event_id: Id | None = None
+    defer_activation: bool | None = None
+
+
+class SlotResponse(Struct, rename="camel"):
+    """What is to stand at a slot."""
+
+    id: str
+    reward_action_id: str
+
+
+class MultiSlotRanked(Struct, rename="camel"):
+    """All slots, in the order sent."""
+
+    slots: list[SlotResponse]
+    event_id: str
+
+
+class SlotReward(Struct, rename="camel", forbid_unknown_fields=True):
+    """What a slot earned."""
+
+    slot_id: Id
+    value: Finite
+
+
+class MultiSlotReward(Struct, forbid_unknown_fields=True):
+    """What slots of a page earned."""
+
+    reward: Annotated[list[SlotReward], Meta(min_length=1, max_length=1_000)]
 
 
 class PersonalizerConfiguration(Struct, rename="camel"):
