@@ -49,7 +49,8 @@ class Experiment(Struct, forbid_unknown_fields=True):
     """Which configs share the traffic, and how.
 
     `champion`: the arm that the others are compared with. `salt`: deals the viewers anew under the same name; the
-    name itself if not given. `learn_from`: `all` teaches one model from every arm's feeds.
+    name itself if not given. `learn_from`: `all` teaches one model from every arm's feeds; with `own` each arm has a
+    model that learns from the arm's own feeds alone, and the champion's goes on when the experiment ends.
     """
 
     name: Name
@@ -57,6 +58,26 @@ class Experiment(Struct, forbid_unknown_fields=True):
     champion: Name
     salt: Annotated[str, Meta(max_length=256)] | None = None
     learn_from: Literal["own", "all"] = "all"
+
+
+class Apart(NamedTuple):
+    """An experiment whose arms learn apart, each from its own feeds.
+
+    :ivar champion: the arm whose model goes on from before the experiment, and goes on after it
+    :ivar others: whose models begin as the champion's is at that moment, and are dropped in the end
+    """
+
+    experiment: str
+    champion: str
+    others: tuple[str, ...]
+
+
+def apart_of(experiment: Experiment | None) -> Apart | None:
+    """None where one model learns from every feed."""
+    if experiment is None or experiment.learn_from != "own":
+        return None
+    names = [arm.name for arm in experiment.arms]
+    return Apart(experiment.name, experiment.champion, tuple(name for name in names if name != experiment.champion))
 
 
 def arm_of(experiment: Experiment, *, viewer: str | None, event_id: str) -> Arm:
@@ -111,18 +132,13 @@ def experiment_faults(experiment: Experiment, documents: Iterable[Struct]) -> li
     total = sum(arm.share for arm in experiment.arms)
     if abs(total - 1.0) > SHARES_TOLERANCE:
         faults.append(f"the shares of experiment {experiment.name!r} sum to {total:g}; they must sum to 1")
-    if experiment.learn_from == "own":
-        faults.append(
-            "learn_from 'own', a model for each arm, is not available in this release; with 'all' one model learns "
-            "from every arm, so compare arms that differ in how they draw, not in what they learn"
-        )
-    else:
+    if experiment.learn_from == "all":
         taught = [[msgspec.json.encode(getattr(one, field)) for field in TAUGHT] for one in documents]
         unlike = [field for place, field in enumerate(TAUGHT) if len({each[place] for each in taught}) > 1]
         if unlike:
             faults.append(
-                f"the arms differ in {', '.join(unlike)}, and would teach one model different things; "
-                "give them the same, and ask `replay evaluate --reward` what another formula would say"
+                f"the arms differ in {', '.join(unlike)}, and would teach one model different things; give them the "
+                'same, or each a model of its own with "learn_from": "own"'
             )
     return faults
 

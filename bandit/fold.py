@@ -45,6 +45,7 @@ class Lesson(NamedTuple):
         ``cascade`` (a later slot was seen)
     :ivar shared: resolved features of viewer and context, as the decision stored them
     :ivar dense: the item's dense columns, as the decision stored them
+    :ivar experiment, arm: that the decision was part of
     """
 
     decision_pos: int
@@ -60,6 +61,8 @@ class Lesson(NamedTuple):
     closed_at: float
     shared: bytes
     dense: Sequence[float] = ()
+    experiment: str | None = None
+    arm: str | None = None
 
 
 class Observer(Protocol):
@@ -503,6 +506,8 @@ class Fold:
                 closed_at=record.ts,
                 shared=bytes(stored.shared),
                 dense=slot.dense,
+                experiment=stored.experiment,
+                arm=stored.arm,
             )
 
     def _config_of(self, decision: _Open) -> LiveConfig:

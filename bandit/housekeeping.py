@@ -20,7 +20,7 @@ from bandit.store.erasures import (
     unfinished,
 )
 from bandit.store.log import Txn
-from bandit.store.models import PublishedModel
+from bandit.store.models import PublishedModel, arm_models
 from bandit.store.retention import cut_of, delete_before, first_since, start_of, used_bytes
 from bandit.store.scrub import scrub
 from bandit.store.serving import kept_models
@@ -73,6 +73,12 @@ class Housekeeper:
         """
         names = [name for one in erasures for name in one.names]
         statistics = self._data.bases.write(self._log, epoch, without=names)
+        if isinstance(model, PublishedModel):
+            found = arm_models(self._log, model.published_pos)
+            arms = {arm: (one.digest, one.learned) for arm, one in found.items()}
+            experiment = next((one.experiment for one in found.values()), None)
+        else:
+            arms, experiment = model.arms, model.experiment
         base = records.Base(
             arguments=self._data.args.text,
             cause=cause,
@@ -84,6 +90,8 @@ class Housekeeper:
             epoch=epoch.position,
             epoch_digest=epoch.digest,
             erased=[one.erase_pos for one in erasures],
+            experiment=experiment,
+            arms=arms,
         )
 
         def write(txn: Txn) -> None:

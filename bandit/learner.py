@@ -46,16 +46,19 @@ class Learner:
             self._n_learned = 0
             return
         state, _ = check_model(model, args)
+        self._load(model, state.n_learned)
+
+    def _load(self, model: bytes, n_learned: int) -> None:
         path = self._file()
         try:
             path.write_bytes(model)
             # Without the counters predictions agree, but bytes differ from a learner that never stopped.
-            self._hold(Workspace(f"{command} --preserve_performance_counters -i {path}"))
+            self._hold(Workspace(f"{self.args.vw_command()} --preserve_performance_counters -i {path}"))
         except RuntimeError as error:
             raise CorruptModel(f"VW cannot load the model: {error}; take the last good one") from None
         finally:
             path.unlink(missing_ok=True)
-        self._n_learned = state.n_learned
+        self._n_learned = n_learned
 
     @property
     def n_learned(self) -> int:
@@ -102,6 +105,13 @@ class Learner:
             return path.read_bytes()
         finally:
             path.unlink(missing_ok=True)
+
+    def fork(self) -> Learner:
+        """Another learner that stands where this one does, be it sound or not, and learns by itself from here on."""
+        other = Learner.__new__(Learner)
+        other.args, other._scratch = self.args, self._scratch
+        other._load(self.save(), self._n_learned)
+        return other
 
     def close(self) -> None:
         """Give VW's memory back; harmless when repeated."""

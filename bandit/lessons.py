@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bandit import records
 from bandit.columns import NAMES
 from bandit.config import Config
+from bandit.experiments import Apart, apart_of
 from bandit.features import resolve_item, with_dense
 from bandit.fold import Fold, Lesson, Record
 from bandit.learner import Learner
+from bandit.learners import Learners
 from bandit.signals import Lengths
 from bandit.statistics import Statistics
 from bandit.store.configs import read_config
@@ -45,28 +47,22 @@ class Teacher:
     :param versions_of: the item versions with these numbers, as the log holds them
     """
 
-    def __init__(self, learner: Learner, versions_of: Callable[[Sequence[int]], Versions]) -> None:
-        self._learner = learner
+    def __init__(self, versions_of: Callable[[Sequence[int]], Versions]) -> None:
         self._versions_of = versions_of
         self._texts: dict[int, bytes] = {}
 
-    def teach(self, lessons: Sequence[Lesson]) -> int:
-        """Learn those that are to be learned, in their order; how many they were."""
-        taught = [lesson for lesson in lessons if lesson.status == "learned"]
-        self._fetch({lesson.version for lesson in taught})
-        for lesson in taught:
+    def teach(self, lessons: Sequence[tuple[Lesson, Sequence[Learner]]]) -> None:
+        """Learn these in their order, each lesson by those it is for."""
+        self._fetch({lesson.version for lesson, _ in lessons})
+        for lesson, learners in lessons:
             assert lesson.reward is not None
             assert lesson.weight is not None
             item = self._texts[lesson.version]
             if any(lesson.dense):
                 item = with_dense(item, NAMES[: len(lesson.dense)], lesson.dense)
-            self._learner.learn(
-                with_slot(lesson.shared, lesson.slot),
-                item,
-                reward=lesson.reward,
-                weight=lesson.weight,
-            )
-        return len(taught)
+            shared = with_slot(lesson.shared, lesson.slot)
+            for learner in learners:
+                learner.learn(shared, item, reward=lesson.reward, weight=lesson.weight)
 
     def _fetch(self, wanted: set[int]) -> None:
         missing = sorted(wanted - self._texts.keys())
@@ -79,11 +75,14 @@ class Teacher:
 
 
 class Course:
-    """The log, taught to one learner record by record. What was learned depends on the records alone.
+    """The log, taught record by record to one learner, or to those of the arms that learn apart. What was learned
+    depends on the records alone.
 
-    :param learner: its model holds the log up to ``position``
+    :param learner: its model holds the log up to ``position``; the champion's, where arms learn apart there
+    :param arms: the other arms' at ``position``, by name
     :param reads_from: the earliest record needed to know what was open at ``position``; see `records.Publish`
     :param statistics: they hold the log up to ``counted``, and count on from there
+    :ivar n_taught: lessons taught here, each counted once whoever learned it
     :raises LogUnavailable: the log cannot be read; begin again with a learner as it was
     """
 
@@ -92,15 +91,15 @@ class Course:
         log: EventLog,
         learner: Learner,
         *,
+        arms: Mapping[str, Learner] | None = None,
         position: int = 0,
         reads_from: int = 1,
         statistics: Statistics | None = None,
         counted: int = 0,
     ) -> None:
         self._log = log
-        self._learner = learner
         self._counted = counted
-        self._teacher = Teacher(learner, lambda numbers: versions(log, numbers))
+        self._teacher = Teacher(lambda numbers: versions(log, numbers))
         self._voids = voids(log)
         # Only those that were there: what a record does must not depend on a config that came after it.
         before = [row for row in log.read_kinds(["config"]) if row.pos < reads_from]
@@ -120,36 +119,54 @@ class Course:
                     self._fold(row)
             self.position = rows[-1].pos if rows else position
         self.position = position
+        self.n_taught = 0
+        self.learners = Learners(learner, arms, self._apart)
 
     @property
     def document(self) -> Config:
         """The config in force at its position."""
         return self._configs[max(self._configs)].document if self._configs else Config()
 
+    def document_of(self, name: str | None) -> Config:
+        """The same as it is for one of the learners: in its arm, where arms learn apart."""
+        return self.document if name is None else self._configs[max(self._configs)].of(name).document
+
+    @property
+    def _apart(self) -> Apart | None:
+        return apart_of(self.document.experiment)
+
     def take(self, row: LogRow) -> list[Lesson]:
         """Fold the next record and teach what closed because of it; see `Fold.apply`.
 
-        What a later `records.Hold` names is not taught: it has the status ``held``.
+        What a later `records.Hold` names is not taught: if nobody learns a lesson it has the status ``held``.
 
-        :raises LogUnavailable: the record may be half learned: the learner is of no more use
+        :raises LogUnavailable: the record may be half learned: the learners are of no more use
         """
         lessons = self._fold(row)
-        if lessons and self._is_void(row.pos):
-            lessons = [one._replace(status="held") if one.status == "learned" else one for one in lessons]
-        elif lessons:
-            self._teacher.teach(lessons)
+        taught = []
+        for place, lesson in enumerate(lessons):
+            if lesson.status != "learned":
+                continue
+            names = [name for name in self.learners.taught(lesson) if not self._is_void(name, row.pos)]
+            if names:
+                taught.append((lesson, [self.learners[name] for name in names]))
+            else:
+                lessons[place] = lesson._replace(status="held")
+        self._teacher.teach(taught)
+        self.n_taught += len(taught)
+        if row.kind == "config" and self._apart != self.learners.apart:
+            # What closed with this record was still learned as before.
+            self.learners.become(self._apart)
         self.position = row.pos
         return lessons
 
-    def _is_void(self, position: int) -> bool:
-        """Whether a hold says that no model holds the lessons of this record."""
-        place = bisect_left(self._voids, position, key=lambda stretch: stretch[1])
-        return place < len(self._voids) and self._voids[place][0] < position
-
-    def go_on_with(self, learner: Learner) -> None:
-        """Teach this learner from the next record on; what was open stays open."""
-        self._learner = learner
-        self._teacher = Teacher(learner, lambda numbers: versions(self._log, numbers))
+    def _is_void(self, name: str | None, position: int) -> bool:
+        """Whether a hold says that the model of this name has not learned the lessons of a record."""
+        for stretches in (self._voids.get(None, []), self._voids.get(name, [])):
+            place = bisect_left(stretches, position, key=lambda stretch: stretch[1])
+            if place < len(stretches) and stretches[place][0] < position:
+                return True
+        return False
 
     def _fold(self, row: LogRow) -> list[Lesson]:
         if row.kind == "config":

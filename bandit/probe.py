@@ -103,14 +103,27 @@ def _first_draw(scores: F32, explorer: Explorer, shortlist: int, budget: Budget)
     return slot_probabilities(scores, state, drawn, slot=0, explorer=explorer, shortlist=shortlist, floor=floor)
 
 
-class Sound(NamedTuple):
-    """A snapshot that may go live; its weights, shape (2 ** bits,)."""
+class Good:
+    """A snapshot that went live, or may; the next one is compared with it.
 
-    weights: F32
+    :ivar weights: shape (2 ** bits,)
+    :ivar n_learned: slots that it has learned
+    """
+
+    def __init__(self, weights: F32, n_learned: int) -> None:
+        self.weights = weights
+        self.n_learned = n_learned
+        self._scores: tuple[Probe, list[F32]] | None = None
+
+    def scores(self, probe: Probe, args: ModelArgs) -> list[F32]:
+        """On the newest probe; worked out once."""
+        if self._scores is None or self._scores[0] is not probe:
+            self._scores = probe, probe.scores(self.weights, args)
+        return self._scores[1]
 
 
 class Gate:
-    """Looks at every snapshot before it goes live, and remembers the last good one to compare with.
+    """Looks at every snapshot before it goes live.
 
     :param args: of the models
     """
@@ -119,44 +132,33 @@ class Gate:
         self._log = log
         self._args = args
         self._probe: Probe | None = None
-        self._good: F32 | None = None
-        self._good_learned = 0
-        self._good_scores: list[F32] = []
-        self._looked: tuple[F32, list[F32]] | None = None
 
     @property
     def anchor(self) -> int:
         """Of the probe last looked at; 0 before the first."""
         return 0 if self._probe is None else self._probe.anchor
 
-    def passed(self, weights: F32, n_learned: int) -> None:
-        """This model is now the last good one."""
-        self._good, self._good_learned = weights, n_learned
-        if self._looked is not None and self._looked[0] is weights:
-            self._good_scores = self._looked[1]
-        elif self._probe is not None:
-            self._good_scores = self._probe.scores(weights, self._args)
-        self._looked = None
-
-    def look(self, model: bytes, document: Config, *, position: int, n_learned: int, lenient: bool) -> Sound | Fault:
+    def look(
+        self, model: bytes, document: Config, *, position: int, n_learned: int, before: Good | None, lenient: bool
+    ) -> Good | Fault:
         """Whether a snapshot may go live.
 
         :param model: as VW saved it
-        :param document: the config in force
+        :param document: the config that it would serve with
         :param position: of the log, up to which the model holds it
+        :param before: what serves; None where there is nothing to compare with
         :param lenient: somebody accepted what was held: how far scores moved does not count
         :raises LogUnavailable: the log cannot be read
         """
         try:
             _check_state(model, self._args)
-            weights = weights_from_model(model, self._args)
+            found = Good(weights_from_model(model, self._args), n_learned)
         except CorruptModel as error:
             return Fault("finite" if "finite" in error.message else "readable", error.message)
         anchor = probe_anchor(position)
         if self._probe is None or self._probe.anchor != anchor:
             self._probe = Probe(self._log, anchor)
-            self._good_scores = [] if self._good is None else self._probe.scores(self._good, self._args)
-        scores = self._probe.scores(weights, self._args)
+        scores = found.scores(self._probe, self._args)
         draws = even = []
         if all(np.isfinite(one).all() for one in scores):
             draws = first_draws(scores, document, n_learned)
@@ -164,16 +166,13 @@ class Gate:
         fault = find_fault(
             document.guard,
             scores=scores,
-            before=None if lenient or self._good is None else self._good_scores,
+            before=None if lenient or before is None else before.scores(self._probe, self._args),
             draws=draws,
             even=even,
             reward_range=document.reward_range,
-            learned_before=self._good_learned,
+            learned_before=0 if before is None else before.n_learned,
         )
-        if fault is not None:
-            return fault
-        self._looked = weights, scores
-        return Sound(weights)
+        return found if fault is None else fault
 
 
 def _check_state(model: bytes, args: ModelArgs) -> None:

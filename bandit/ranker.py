@@ -21,6 +21,7 @@ from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
 from bandit.config import Config, LiveConfig
 from bandit.entry import Entry
 from bandit.errors import CorruptModel, LogUnavailable
+from bandit.experiments import Experiment
 from bandit.explain import contributions
 from bandit.exploration import expected_share
 from bandit.features import hash_resolved, resolve_item, resolve_shared, with_dense
@@ -48,7 +49,7 @@ from bandit.store.events import StoredDecision, find_decision, same_body
 from bandit.store.items import current_items
 from bandit.store.items import versions as stored_versions
 from bandit.store.log import Txn
-from bandit.store.models import PublishedModel, newest_models, published_as
+from bandit.store.models import PublishedModel, arm_models, newest_models, published_as
 from bandit.store.serving import serving
 from bandit.store.statistics import changed_tallies
 from bandit.viewers import NOBODY, ViewerReader
@@ -68,10 +69,17 @@ class Snapshot(NamedTuple):
     """A model as a worker serves it.
 
     :ivar weights: shape (2 ** bits,), mapped from the published file
+    :ivar arms: those of the other arms, where arms learn apart; this is then the champion's
     """
 
     published: PublishedModel
     weights: NDArray[np.float32]
+    arms: Mapping[str, Snapshot] = {}
+
+    def of(self, experiment: Experiment | None, arm: str | None) -> Snapshot:
+        """What serves an arm: until its own model is there, that which it begins with."""
+        own = self.arms.get(arm or "")
+        return self if own is None or experiment is None or own.published.experiment != experiment.name else own
 
 
 class Ranked(NamedTuple):
@@ -108,6 +116,7 @@ class Ranker:
         self.config: LiveConfig = self.configs[max(self.configs)]
         self.snapshot: Snapshot | None = None
         self.model_problem: str | None = None
+        self._pinned: str | None = None
         self._damaged: int | None = None
         self._look_again_at = 0.0
         self._swap = threading.Lock()
@@ -178,18 +187,20 @@ class Ranker:
         """
         self._cache.refresh()
         with self._swap:
-            newest = self._wanted(1)
+            pinned = serving(self._log).pinned
+            newest = self._wanted(1, pinned)
             current = self.snapshot
-            if not newest or (current is not None and newest[0].published_pos == current.published.published_pos):
+            same = current is not None and newest and newest[0].published_pos == current.published.published_pos
+            if not newest or (same and pinned == self._pinned):
                 return False
             if self._damaged == newest[0].published_pos and self._monotonic() < self._look_again_at:
                 return False
             if current is None:
-                newest = self._wanted(self._data.settings.keep_models)
+                newest = self._wanted(self._data.settings.keep_models, pinned)
             problem = None
             for published in newest:
                 try:
-                    self.snapshot = Snapshot(published, self._weights_of(published))
+                    self.snapshot, self._pinned = self._open(published, pinned), pinned
                     break
                 except CorruptModel as error:
                     problem = problem or f"{error.message}; an older one serves"
@@ -199,18 +210,28 @@ class Ranker:
                 self._look_again_at = self._monotonic() + LOOK_AGAIN_S
             return self.snapshot is not current
 
-    def _wanted(self, n: int) -> list[PublishedModel]:
+    def _wanted(self, n: int, pinned: str | None) -> list[PublishedModel]:
         """What to serve, best first: the newest ``n``, before them the one that a rollback named."""
-        pinned = serving(self._log).pinned
         named = None if pinned is None else published_as(self._log, pinned)
         if named is None:
             return newest_models(self._log, n)
         return [named] if n == 1 else [named, *newest_models(self._log, n)]
 
+    def _open(self, published: PublishedModel, pinned: str | None) -> Snapshot:
+        """:raises CorruptModel: a file of it is not whole"""
+        # What a rollback names serves every arm.
+        arms = {} if published.digest == pinned else arm_models(self._log, published.published_pos)
+        return Snapshot(
+            published,
+            self._weights_of(published),
+            {arm: Snapshot(one, self._weights_of(one)) for arm, one in arms.items()},
+        )
+
     def _weights_of(self, published: PublishedModel) -> NDArray[np.float32]:
         current = self.snapshot
-        if current is not None and published.weights_digest == current.published.weights_digest:
-            return current.weights
+        for known in () if current is None else (current, *current.arms.values()):
+            if published.weights_digest == known.published.weights_digest:
+                return known.weights
         try:
             return self._data.models.map_weights(published.weights_digest, 1 << self._data.args.bits)
         except CorruptModel:
@@ -245,6 +266,8 @@ class Ranker:
         dealt_by = event_id if dealt_by is None else dealt_by
         config = self.config.serving(viewer=None if user is None else user.id, event_id=dealt_by)
         document = config.document if door is None else config.personalizer.document
+        if snapshot is not None:
+            snapshot = snapshot.of(experiment, config.arm)
         resolved = self._cache.resolve(request.candidates)
         n = len(resolved.rows)
         seed = seed_of(event_id, self._data.secret)

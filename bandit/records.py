@@ -348,7 +348,7 @@ class ReleaseRequest(Struct, forbid_unknown_fields=True):
 
 
 class HoldReply(Struct):
-    """The newest snapshot that failed a check and did not go live."""
+    """The newest snapshot that failed a check and did not go live; `arm` whose it was, where arms learn apart."""
 
     version: str | None
     position: int
@@ -356,6 +356,7 @@ class HoldReply(Struct):
     failed: str
     reason: str
     lessons: int
+    arm: str | None = None
 
 
 class ComparisonReply(Struct):
@@ -418,7 +419,7 @@ class ArmReply(Struct):
     """How one arm does. The means are of decisions whose windows are over, unseen slots counting 0.
 
     `low` and `high`: 95 % interval of the mean, for one look at it; for a verdict that holds however often one looks
-    ask `replay evaluate --slice arm`.
+    ask `replay evaluate --slice arm`. `model_version`: what this worker serves the arm.
     """
 
     name: str
@@ -431,6 +432,7 @@ class ArmReply(Struct):
     mean_reward: float | None
     low: float | None
     high: float | None
+    model_version: str | None = None
 
 
 class ApprenticeReply(Struct):
@@ -670,12 +672,16 @@ class Publish(Struct, omit_defaults=True):
     :param position: position of the last record folded into it
     :param reads_from: the earliest record that a trainer resuming here must read again to know what was
         open at ``position``
+    :param experiment: whose arms learn apart; ``digest`` is then the champion's
+    :param arms: the others' models by arm: digest, and how many slots were learned. All hold the log up to ``position``
     """
 
     digest: str
     position: int
     reads_from: int
     learned: int
+    experiment: str | None = None
+    arms: dict[str, tuple[str, int]] = {}
 
 
 class Hold(Struct, omit_defaults=True):
@@ -690,6 +696,7 @@ class Hold(Struct, omit_defaults=True):
     :param failed: the check, see `bandit.guard`
     :param lessons: how many are not taught
     :param probe: anchor of the probe that it was looked at with
+    :param arm: whose snapshot it was, where arms learn apart; None: the lessons of every model are not taught
     """
 
     digest: str | None
@@ -699,6 +706,7 @@ class Hold(Struct, omit_defaults=True):
     reason: str
     lessons: int
     probe: int = 0
+    arm: str | None = None
 
 
 class Rollback(Struct, omit_defaults=True):
@@ -768,6 +776,7 @@ class Base(Struct, omit_defaults=True):
     :param epoch: position of the last epoch, which these statistics are
     :param epoch_digest: of that epoch, to which the next one is chained
     :param erased: positions of the erasures that this base carries out
+    :param experiment, arms: as `Publish`
     """
 
     arguments: str
@@ -780,6 +789,8 @@ class Base(Struct, omit_defaults=True):
     epoch: int = 0
     epoch_digest: str = ""
     erased: list[int] = []
+    experiment: str | None = None
+    arms: dict[str, tuple[str, int]] = {}
 
 
 class Erase(Struct):

@@ -13,13 +13,13 @@ from bandit.guard import Fault
 from bandit.housekeeping import Housekeeper
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
-from bandit.probe import Gate
+from bandit.probe import Gate, Good
 from bandit.statistics import Statistics
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import drop_bases
 from bandit.store.items import versions
 from bandit.store.log import Txn
-from bandit.store.models import append_publish, newest_models, trainer_state, write_outcomes
+from bandit.store.models import Written, append_publish, newest_models, publish_of, trainer_state, write_outcomes
 from bandit.store.serving import append_release, serving
 from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, stored_viewer
 
@@ -78,14 +78,24 @@ def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambd
                     new += lessons
             n_records += len(rows)
             progress(course.position, last)
-        model, learned = learner.save(), learner.n_learned
-        found = Gate(log, data.args).look(model, course.document, position=last, n_learned=learned, lenient=True)
-        if isinstance(found, Fault):
-            raise CannotRetrain(f"the fresh model fails a check, so nothing was changed: {found.reason}")
+        gate = Gate(log, data.args)
+        sound: dict[str | None, tuple[bytes, Good]] = {}
+        for name, one in course.learners:
+            model = one.save()
+            found = gate.look(
+                model, course.document_of(name), position=last, n_learned=one.n_learned, before=None, lenient=True
+            )
+            if isinstance(found, Fault):
+                raise CannotRetrain(f"the fresh model fails a check, so nothing was changed: {found.reason}")
+            sound[name] = model, found
+        apart = course.learners.apart
         reads_from = course.fold.reads_from(last)
     before = next(iter(newest_models(log)), None)
-    digest, weights_digest = data.models.write(model, found.weights)
-    publish = records.Publish(digest=digest, position=last, reads_from=reads_from, learned=learned)
+    written = {
+        name: Written(*data.models.write(model, good.weights), good.n_learned) for name, (model, good) in sound.items()
+    }
+    publish = publish_of(written, apart, position=last, reads_from=reads_from)
+    weights = {one.digest: one.weights_digest for one in written.values()}
     if statistics.dirty:
         epoch = StoredEpoch(last, log.time_at(last), statistics.digest(epoch.digest))
         log.append(lambda txn: append_epoch(txn, statistics, epoch))
@@ -94,7 +104,7 @@ def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambd
         log.append(lambda txn, part=part: write_outcomes(txn, part))  # type: ignore[misc]
 
     def begin(txn: Txn, base_pos: int) -> None:
-        append_publish(txn, publish, weights_digest)
+        append_publish(txn, publish, weights)
         drop_bases(txn, base_pos)
         now = serving(txn)
         if now.pinned is not None or now.champion is not None:
@@ -102,14 +112,14 @@ def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambd
             append_release(
                 txn,
                 records.Release(
-                    number=now.release + 1, champion=digest, position=last, by="operator", reason="learned anew"
+                    number=now.release + 1, champion=publish.digest, position=last, by="operator", reason="learned anew"
                 ),
             )
 
     keeper = Housekeeper(data)
     keeper.write_base("retrain", publish, epoch, also=begin)
     keeper.delete_files()
-    return Retrained(digest, last, n_records, learned, 0 if before is None else before.learned)
+    return Retrained(publish.digest, last, n_records, publish.learned, 0 if before is None else before.learned)
 
 
 def _stored(data: DataDirectory) -> Callable[[str], bytes | None]:

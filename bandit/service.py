@@ -75,7 +75,7 @@ from bandit.store.events import (
 )
 from bandit.store.items import current_items, upsert_items, versions, withdraw_item
 from bandit.store.log import Txn
-from bandit.store.models import TrainerState, first_with, trainer_state
+from bandit.store.models import TrainerState, arm_models, first_with, trainer_state
 from bandit.store.serving import serving
 from bandit.store.statistics import put_user
 from bandit.viewers import user_story
@@ -285,8 +285,7 @@ class Service:
                 story.reward, story.weight = outcome.reward, outcome.weight
                 if outcome.status == "learned":
                     story.learned_at = outcome.closed_at
-                    model = first_with(self._log, outcome.closed_pos)
-                    story.model = None if model is None else model.digest
+                    story.model = self._model_with(decision, outcome.closed_pos)
             slots.append(story)
         return EventReply(
             event_id=event_id,
@@ -311,6 +310,14 @@ class Service:
                 for one in follow_ups(self._log, event_id)
             ],
         )
+
+    def _model_with(self, decision: Decision, closed_pos: int) -> str | None:
+        """The first published model that holds the lessons of a record, as it is for the decision's arm."""
+        model = first_with(self._log, closed_pos)
+        if model is None:
+            return None
+        own = arm_models(self._log, model.published_pos).get(decision.arm or "")
+        return model.digest if own is None or own.experiment != decision.experiment else own.digest
 
     def _passed(self, decision: Decision, candidates: bytes) -> dict[str, list[tuple[int, str]]]:
         """What rules passed over, with ids."""
@@ -537,6 +544,7 @@ class Service:
     def _arms(self, experiment: Experiment, over: float, window_s: float) -> list[ArmReply]:
         known = counts_by_arm(self._log, experiment.name, over=over, window_s=window_s)
         nothing = ArmCounts(0, 0, ArmSums(0, 0, 0.0, 0.0, 0.0, 0.0))
+        snapshot = self.ranker.snapshot
         found = []
         for arm in experiment.arms:
             counts = known.get(arm.name, nothing)
@@ -550,6 +558,7 @@ class Service:
                     closed=counts.sums.n,
                     viewers=counts.sums.viewers,
                     learned_slots=counts.learned_slots,
+                    model_version=None if snapshot is None else snapshot.of(experiment, arm.name).published.digest,
                     mean_reward=mean.value,
                     low=mean.low,
                     high=mean.high,

@@ -36,7 +36,7 @@ def serving_reply(log: EventLog, files: ModelFiles, keep_models: int) -> Serving
     held = last_hold(log)
     hold = None
     if held is not None:
-        hold = HoldReply(held.digest, held.position, held.held_at, held.failed, held.reason, held.lessons)
+        hold = HoldReply(held.digest, held.position, held.held_at, held.failed, held.reason, held.lessons, held.arm)
     found = comparison(log)
     return ServingReply(
         serves="newest" if now.pinned is None else "pinned",

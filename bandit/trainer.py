@@ -1,4 +1,4 @@
-"""The trainer's loop: read the log, fold it, learn, publish. One process, one learner."""
+"""The trainer's loop: read the log, fold it, learn, publish. One process; one learner, or one for each arm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,7 +21,7 @@ from bandit.guard import Fault
 from bandit.housekeeping import Housekeeper
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
-from bandit.probe import Gate
+from bandit.probe import Gate, Good
 from bandit.scorer import weights_from_model
 from bandit.statistics import Statistics
 from bandit.store.bases import bases
@@ -31,10 +32,13 @@ from bandit.store.log import LogRow, Txn
 from bandit.store.models import (
     PublishedModel,
     TrainerState,
+    Written,
     append_publish,
+    arm_models,
     digest_of,
     furthest_published,
     newest_models,
+    publish_of,
     trainer_state,
     write_outcomes,
     write_trainer_state,
@@ -56,6 +60,13 @@ class HalfLearned(RuntimeError):
     """The process must start again from what it last published."""
 
 
+class _Live(NamedTuple):
+    """What of a learner went live last."""
+
+    written: Written
+    good: Good
+
+
 class Trainer:
     """Folds the log of one data directory into a model, and publishes it.
 
@@ -69,10 +80,11 @@ class Trainer:
         self._clock = clock
         self._unwritten: list[Lesson] = []
         self._problem: str | None = None
-        self._learned_since = 0
         self._gate = Gate(self._log, data.args)
-        # Lessons since the last good model, by decision position and slot.
-        self._not_live: list[tuple[int, int]] = []
+        # What was published of each learner; of one that an arm has just begun with, nothing yet.
+        self._live: dict[Learner, _Live] = {}
+        # Lessons since the last good models: decision position and slot, and the arm if it alone was taught.
+        self._not_live: list[tuple[int, int, str | None]] = []
         self._accepted = False
         # What the newest publish says of where to read from; 0 until there is one that can be served.
         self._published_from = 0
@@ -85,7 +97,8 @@ class Trainer:
         self._statistics = Statistics(
             lambda numbers: versions(self._log, numbers), self._stored_viewer, all_tallies(self._log)
         )
-        self._learner, self._course = self._resume()
+        self._course = self._resume()
+        self._published_apart = self._course.learners.apart
 
     @property
     def position(self) -> int:
@@ -98,43 +111,58 @@ class Trainer:
 
     # ------------------------------------------------------------ starting
 
-    def _resume(self) -> tuple[Learner, Course]:
-        """The newest published model that is whole, and the fold as it stood there."""
-        scratch = self._data.path / "scratch"
+    def _resume(self) -> Course:
+        """The newest published models that are whole, and the fold as it stood there."""
         # A trainer that was killed while it saved left its file here.
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(exist_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(exist_ok=True)
         begins = bases(self._log)[0].base
         for place, model in enumerate(newest_models(self._log, limit=1_000)):
             if model.position < begins.position:
                 # What it would have to read again may not be there.
                 break
+            arms = arm_models(self._log, model.published_pos)
             try:
-                read = self._data.models.read(model.digest)
-                learner = Learner(self._data.args, read, scratch=scratch)
+                learners = {arm: self._open(one) for arm, one in arms.items()}
+                main = self._open(model)
             except CorruptModel as error:
                 self._problem = f"{error.message}; resumed from an older one"
+                self._live.clear()
                 continue
             if place == 0:
                 self._published_from, self._last_publish = model.reads_from, self._clock()
                 self._remember_hold(model)
-            self._gate.passed(weights_from_model(read, self._data.args), model.learned)
-            return learner, self._begin(learner, model.position, model.reads_from)
+            return self._begin(main, learners, model.position, model.reads_from)
         if begins.model is not None:
             raise CorruptModel(
                 f"no model from position {begins.position} on can be read ({self._problem}), and the log begins there: "
                 "restore the models folder, or learn what the log still holds anew: python server.py retrain",
                 digest=begins.model,
             )
-        learner = Learner(self._data.args, scratch=scratch)
-        return learner, self._begin(learner, 0, 1)
+        return self._begin(Learner(self._data.args, scratch=self._scratch), {}, 0, 1)
 
-    def _begin(self, learner: Learner, position: int, reads_from: int) -> Course:
+    @property
+    def _scratch(self) -> Path:
+        return self._data.path / "scratch"
+
+    def _open(self, model: PublishedModel) -> Learner:
+        """A learner that stands where a published model does.
+
+        :raises CorruptModel: its file is not whole
+        """
+        read = self._data.models.read(model.digest)
+        learner = Learner(self._data.args, read, scratch=self._scratch)
+        good = Good(weights_from_model(read, self._data.args), model.learned)
+        self._live[learner] = _Live(Written(model.digest, model.weights_digest, model.learned), good)
+        return learner
+
+    def _begin(self, main: Learner, arms: dict[str, Learner], position: int, reads_from: int) -> Course:
         # Each publish writes an epoch if anything changed since the last: a model is never ahead of the statistics.
         # A log from before there were any is counted from its beginning.
         return Course(
             self._log,
-            learner,
+            main,
+            arms=arms,
             position=position,
             reads_from=reads_from if self._epoch.position else 1,
             statistics=self._statistics,
@@ -166,17 +194,22 @@ class Trainer:
         return bool(rows)
 
     def _learn_from(self, row: LogRow) -> None:
-        before = self._learner.n_learned
         self._accepted = self._accepted or row.kind == "release"
         self._keeper.asked = self._keeper.asked or row.kind == "erase"
+        apart = self._course.learners.apart
         try:
             lessons = self._course.take(row)
         except LogUnavailable as error:
             # Half a record may have been learned: only the published state is known to be whole.
             raise HalfLearned(f"record {row.pos} was interrupted: {error}") from error
         self._unwritten += lessons
-        self._not_live += [(one.decision_pos, one.slot) for one in lessons if one.status == "learned"]
-        self._learned_since += self._learner.n_learned - before
+        for one in lessons:
+            if one.status == "learned":
+                names = self._course.learners.taught(one)
+                self._not_live.append((one.decision_pos, one.slot, names[0] if len(names) == 1 else None))
+        if self._course.learners.apart != apart:
+            # At once: what new arms begin as is then at hand, should a snapshot of theirs be held.
+            self._last_publish = float("-inf")
 
     def _publish_if_due(self) -> None:
         if self._publish_is_due():
@@ -200,7 +233,7 @@ class Trainer:
         self._statistics.clean()
 
     def _publish_is_due(self) -> bool:
-        if self._published_from == 0 or self._learned_since:
+        if self._published_from == 0 or self._has_news:
             return self._passed(self._last_publish, self._data.settings.publish_ms / 1000)
         if not (self._passed(self._last_publish, IDLE_PUBLISH_S) and self._passed(self._last_look, IDLE_PUBLISH_S)):
             return False
@@ -208,45 +241,66 @@ class Trainer:
         # One further is the record of the last publish itself: an idle service need not write for ever.
         return self._course.fold.reads_from(self.position) > self._published_from + 1
 
+    @property
+    def _has_news(self) -> bool:
+        """Whether something was learned since it was published, or arms have come or gone."""
+        learners = self._course.learners
+        return learners.apart != self._published_apart or any(self._n_new(one) for _, one in learners)
+
+    def _before(self, learner: Learner) -> Good | None:
+        """What of a learner went live last; of an arm that has just begun, what the champion had."""
+        live = self._live.get(learner) or self._live.get(self._course.learners.main)
+        return None if live is None else live.good
+
+    def _n_new(self, learner: Learner) -> int:
+        """Lessons since it went live last."""
+        before = self._before(learner)
+        return learner.n_learned - (0 if before is None else before.n_learned)
+
     def _passed(self, since: float, seconds: float) -> bool:
         """Whether so long has passed; a clock that was set back must not stop the trainer until it is there again."""
         return not since <= self._clock() < since + seconds
 
     def _publish(self) -> None:
         self._last_publish = self._clock()
+        learners = self._course.learners
         try:
-            model = self._learner.save()
+            saved = {name: one.save() for name, one in learners if one not in self._live or self._n_new(one)}
         except (OSError, RuntimeError) as error:
             # VW saves by way of a file, and says no more than that it failed.
             self._problem = f"the model cannot be saved ({error}); the last good one serves"
             return
-        found = self._gate.look(
-            model, self._course.document, position=self.position, n_learned=self._learner.n_learned,
-            lenient=self._accepted,
-        )  # fmt: skip
-        if isinstance(found, Fault) and self._learned_since:
+        found = {name: self._look(name, model) for name, model in saved.items()}
+        # Who has learned nothing new is what serves already.
+        faults = {name: one for name, one in found.items() if isinstance(one, Fault) and self._n_new(learners[name])}
+        if faults:
             if self.position > furthest_published(self._log):
-                self._hold(model, found)
+                self._hold(saved, faults)
             else:
                 # Resumed from an older model, not yet past what was published: that cannot be left out any more.
-                self._problem = f"a model cannot go live, the last good one serves: {found.reason}"
+                reason = next(iter(faults.values())).reason
+                self._problem = f"a model cannot go live, the last good one serves: {reason}"
             return
         try:
-            # Who has learned nothing new is what serves already.
-            weights = weights_from_model(model, self._data.args) if isinstance(found, Fault) else found.weights
-            digest, weights_digest = self._data.models.write(model, weights)
+            live = {name: self._live[one] for name, one in learners if name not in saved}
+            for name, model in saved.items():
+                good, n_learned = found[name], learners[name].n_learned
+                if isinstance(good, Fault):
+                    good = Good(weights_from_model(model, self._data.args), n_learned)
+                live[name] = _Live(Written(*self._data.models.write(model, good.weights), n_learned), good)
         except CorruptModel as error:
             self._problem = f"a model cannot go live, the last good one serves: {error.message}"
             return
         except OSError as error:
             self._problem = f"the model cannot be written ({error}); the last good one serves"
             return
-        publish = records.Publish(
-            digest=digest,
+        publish = publish_of(
+            {name: one.written for name, one in live.items()},
+            learners.apart,
             position=self.position,
             reads_from=self._course.fold.reads_from(self.position),
-            learned=self._learner.n_learned,
         )
+        weights = {one.written.digest: one.written.weights_digest for one in live.values()}
         self._problem = None
         state = self._state()
         held = last_hold(self._log)
@@ -257,7 +311,7 @@ class Trainer:
             write_outcomes(txn, self._unwritten)
             if epoch is not None:
                 append_epoch(txn, self._statistics, epoch)
-            append_publish(txn, publish, weights_digest)
+            append_publish(txn, publish, weights)
             write_trainer_state(txn, state)
             # Under the log's lock: nobody can roll back to a model that is just being deleted.
             kept = kept_models(txn, self._data.settings.keep_models)
@@ -267,16 +321,24 @@ class Trainer:
                 cannot_delete.append(error)
 
         self._log.append(write)
-        self._gate.passed(weights, publish.learned)
+        self._live = {learners[name]: one for name, one in live.items()}
+        self._published_apart = learners.apart
         self._not_live, self._accepted = [], False
         if epoch is not None:
             self._epoch_is_written(epoch)
         self._published_from = publish.reads_from
         self._unwritten = []
-        self._learned_since = 0
         self._last_state = self._clock()
         if cannot_delete:
             self._problem = f"old models cannot be deleted ({cannot_delete[0]}), and fill the disk"
+
+    def _look(self, name: str | None, model: bytes) -> Good | Fault:
+        """Whether what a learner saved may go live."""
+        learner = self._course.learners[name]
+        return self._gate.look(
+            model, self._course.document_of(name), position=self.position, n_learned=learner.n_learned,
+            before=self._before(learner), lenient=self._accepted,
+        )  # fmt: skip
 
     # ------------------------------------------------------------ bases
 
@@ -319,72 +381,94 @@ class Trainer:
 
     def _is_published(self) -> bool:
         newest = next(iter(newest_models(self._log)), None)
-        return newest is not None and newest.position == self.position and not self._learned_since
+        return newest is not None and newest.position == self.position and not self._has_news
 
     # ------------------------------------------------------------ holding
 
-    def _hold(self, model: bytes, fault: Fault) -> None:
-        """Say in the log that a snapshot does not go live, and go on from the last good model.
+    def _hold(self, saved: dict[str | None, bytes], faults: dict[str | None, Fault]) -> None:
+        """Say in the log that snapshots do not go live, and go on from the last good ones.
 
-        The fold stays a function of the log: whoever reads the record leaves out what it names.
+        The fold stays a function of the log: whoever reads the records leaves out what they name. Where arms learn
+        apart only what is at fault is held; but if the arms are not those that were published last, then all is.
 
-        :raises HalfLearned: the last good model cannot be read; a start finds an older one and folds again
+        :param saved: what learners saved, by name
+        :raises HalfLearned: a last good model cannot be read, or is of other arms; a start finds them and folds again
         """
+        names = [name for name, _ in self._course.learners]
+        changed = self._course.learners.apart != self._published_apart
+        if changed or len(faults) == len(names):
+            first = next(iter(faults))
+            holds = [self._hold_of(None, saved[first], faults[first], len(self._not_live))]
+        else:
+            holds = [
+                self._hold_of(name, saved[name], fault, self._n_new(self._course.learners[name]))
+                for name, fault in faults.items()
+            ]
+            names = list(faults)
+        first_hold = holds[0]
+        self._problem = _held(first_hold.position, first_hold.reason, first_hold.lessons, first_hold.arm)
+        state = self._state()
+        whose = {hold.arm for hold in holds}
+        taught = [one for one in self._not_live if None in whose or one[2] in whose]
+
+        def write(txn: Txn) -> None:
+            write_outcomes(txn, self._unwritten)
+            for hold in holds:
+                append_hold(txn, hold, [one[:2] for one in taught if hold.arm is None or one[2] == hold.arm])
+            write_trainer_state(txn, state)
+
+        self._log.append(write)
+        self._unwritten = []
+        self._not_live = [one for one in self._not_live if one not in taught]
+        self._last_state = self._clock()
+        if changed:
+            raise HalfLearned("a model is held where the arms of an experiment have just changed")
+        self._go_back(names)
+
+    def _hold_of(self, arm: str | None, model: bytes, fault: Fault, lessons: int) -> records.Hold:
         try:
             digest = self._data.models.write_held(model)
         except OSError:
             # Only for people to look at.
             digest = digest_of(model)
-        hold = records.Hold(
+        return records.Hold(
             digest=digest,
             position=self.position,
             after=furthest_published(self._log),
             failed=fault.check,
             reason=fault.reason,
-            lessons=self._learned_since,
+            lessons=lessons,
             probe=self._gate.anchor,
+            arm=arm,
         )
-        self._problem = _held(hold.position, hold.reason, hold.lessons)
-        state = self._state()
-        taught = self._not_live
 
-        def write(txn: Txn) -> None:
-            write_outcomes(txn, self._unwritten)
-            append_hold(txn, hold, taught)
-            write_trainer_state(txn, state)
-
-        self._log.append(write)
-        self._unwritten, self._not_live = [], []
-        self._learned_since = 0
-        self._last_state = self._clock()
-        self._go_back()
-
-    def _go_back(self) -> None:
-        scratch = self._data.path / "scratch"
+    def _go_back(self, names: Sequence[str | None]) -> None:
         good = next(iter(newest_models(self._log)), None)
+        learners = self._course.learners
         try:
-            if good is not None and good.position != furthest_published(self._log):
+            if good is None:
+                learners.replace(learners.champion, Learner(self._data.args, scratch=self._scratch))
+                return
+            if good.position != furthest_published(self._log):
                 raise CorruptModel("the newest model was learned again from an older one")
-            read = None if good is None else self._data.models.read(good.digest)
-            learner = Learner(self._data.args, read, scratch=scratch)
+            arms = arm_models(self._log, good.published_pos)
+            for name in names:
+                learners.replace(name, self._open(good if name == learners.champion else arms[str(name)]))
         except CorruptModel as error:
             raise HalfLearned(f"a model is held, and the last good one cannot be read: {error.message}") from error
-        self._learner.close()
-        self._learner = learner
-        self._course.go_on_with(learner)
 
     def _remember_hold(self, newest: PublishedModel) -> None:
         """After a start: what was held since the newest published model is still held."""
         held = last_hold(self._log)
         if held is not None and held.hold_pos > newest.published_pos:
-            self._problem = _held(held.position, held.reason, held.lessons)
+            self._problem = _held(held.position, held.reason, held.lessons, held.arm)
 
     def _state(self) -> TrainerState:
         return TrainerState(
             position=self.position,
             at=self._clock(),
             open_decisions=self._course.fold.n_open,
-            learned=self._learner.n_learned,
+            learned=self._course.learners.main.n_learned,
             counts=msgspec.json.encode(dict(self._course.fold.counts)),
             problem=self._problem,
         )
@@ -425,7 +509,7 @@ class Trainer:
                 time.sleep(IDLE_S)
         # If the log is away now, the next start learns it again.
         with suppress(LogUnavailable):
-            if self._learned_since:
+            if self._has_news:
                 self._publish()
             elif self._unwritten:
                 self._write_state(self._clock())
@@ -434,13 +518,14 @@ class Trainer:
         self.close()
 
     def close(self) -> None:
-        """Give the learner's memory back; what was not published is learned again at the next start."""
-        self._learner.close()
+        """Give the learners' memory back; what was not published is learned again at the next start."""
+        self._course.learners.close()
 
 
-def _held(position: int, reason: str, lessons: int) -> str:
+def _held(position: int, reason: str, lessons: int, arm: str | None) -> str:
+    whose = "a model" if arm is None else f"the model of arm {arm}"
     return (
-        f"a model is held, the last good one serves and learning goes on from it ({lessons} lessons up to position "
+        f"{whose} is held, the last good one serves and learning goes on from it ({lessons} lessons up to position "
         f"{position} are left out): {reason}"
     )
 

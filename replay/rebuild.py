@@ -50,10 +50,14 @@ class Published(NamedTuple):
     position: int
     digest: str
     learned: int
+    arm: str | None = None
 
 
 class Mismatch(Struct):
-    """A published model that the log does not give."""
+    """A published model that the log does not give.
+
+    :param arm: whose it is, where arms learn apart and it is not the champion's
+    """
 
     position: int
     published_pos: int
@@ -61,6 +65,7 @@ class Mismatch(Struct):
     rebuilt: str
     published_learned: int
     rebuilt_learned: int
+    arm: str | None = None
 
 
 class EpochMismatch(Struct):
@@ -128,6 +133,7 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
         end = log.last_position()
         every = [model for model in _published(log) if model.published_pos <= end]
         published = [model for model in every if model.published_pos > begin.base_pos]
+        main = [model for model in every if model.arm is None]
         with tempfile.TemporaryDirectory(prefix="rebuild-") as scratch, begin.learner(Path(scratch)) as learner:
             statistics = Statistics(
                 lambda numbers: versions(log, numbers),
@@ -135,8 +141,8 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
                 begin.statistics.tallies,
                 keep=kept.put,
             )
-            course = begin.course(log, learner, statistics)
-            models, epochs = _Models(learner), _Epochs(statistics, begin.base.epoch_digest)
+            course = begin.course(log, learner, statistics, scratch=Path(scratch))
+            models, epochs = _Models(course), _Epochs(statistics, begin.base.epoch_digest)
             for due in _passed(log, course, published, begin.base_pos, end, progress):
                 if isinstance(due, Published):
                     models.compare(due)
@@ -149,10 +155,10 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
                 arguments=begin.base.arguments,
                 base=begin.base.position,
                 records=course.position - begin.base.position,
-                learned=learner.n_learned - begin.base.learned,
+                learned=course.n_taught,
                 published=len(published),
                 matched=models.matched,
-                newest=max(every).digest if every else None,
+                newest=max((one.published_pos, one.digest) for one in main)[1] if main else None,
                 before=len(every) - len(published),
                 mismatch=models.mismatch,
                 epochs=epochs.n,
@@ -165,29 +171,38 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
 
 
 class _Models:
-    """Compares published models with what a learner has become."""
+    """Compares published models with what learners have become."""
 
-    def __init__(self, learner: Learner) -> None:
-        self._learner = learner
-        self._digest, self._digest_learned = "", -1
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        # Saving is the greater part of the work, and who has learned nothing saves the same.
+        self._saved: dict[Learner, tuple[int, str]] = {}
         self.matched = 0
         self.mismatch: Mismatch | None = None
 
     def compare(self, model: Published) -> None:
-        if self._digest_learned != self._learner.n_learned:
-            # Saving is the greater part of the work, and who has learned nothing saves the same.
-            self._digest, self._digest_learned = digest_of(self._learner.save()), self._learner.n_learned
-        if self._digest == model.digest:
+        learners = self._course.learners
+        name = learners.champion if model.arm is None else model.arm
+        learner = dict(learners).get(name)
+        digest = "no model: no such arm learns apart there" if learner is None else self._digest_of(learner)
+        if digest == model.digest:
             self.matched += 1
         elif self.mismatch is None:
             self.mismatch = Mismatch(
                 position=model.position,
                 published_pos=model.published_pos,
                 published=model.digest,
-                rebuilt=self._digest,
+                rebuilt=digest,
                 published_learned=model.learned,
-                rebuilt_learned=self._learner.n_learned,
+                rebuilt_learned=0 if learner is None else learner.n_learned,
+                arm=model.arm,
             )
+
+    def _digest_of(self, learner: Learner) -> str:
+        found = self._saved.get(learner)
+        if found is None or found[0] != learner.n_learned:
+            found = self._saved[learner] = learner.n_learned, digest_of(learner.save())
+        return found[1]
 
 
 class _Epochs:
@@ -228,6 +243,8 @@ def _published(log: ReadOnlyLog) -> list[Published]:
     for row in log.read_kinds(["publish"]):
         publish = records.decode(row.payload, records.Publish, what=f"record {row.pos}")
         found.append(Published(row.pos, publish.position, publish.digest, publish.learned))
+        for arm, (digest, learned) in publish.arms.items():
+            found.append(Published(row.pos, publish.position, digest, learned, arm))
     return sorted(found, key=lambda model: (model.position, model.published_pos))
 
 

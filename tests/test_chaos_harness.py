@@ -123,8 +123,7 @@ def test_a_slot_learned_twice_is_seen(told: Told, clock: Clock) -> None:
     """The very fault that a careless restart makes: lessons of before are given again."""
     data = DataDirectory(Settings(told.data, durable=False, vw="-b 10 -q UI"), clock=clock)
     trainer = Trainer(data, clock=clock)
-    trainer._learner.learn(b'{"S":{"slot":"0"}}', b'{"I":{"id":"v1"}}', reward=1.0)
-    trainer._learned_since = 1
+    trainer._course.learners.main.learn(b'{"S":{"slot":"0"}}', b'{"I":{"id":"v1"}}', reward=1.0)
     trainer.run(lambda: True)
     data.close()
     found = told.violations()

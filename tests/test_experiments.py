@@ -120,7 +120,6 @@ def test_the_same_salt_deals_alike_under_another_name() -> None:
         (as_json(("a", 0.5, {}), ("b", 0.5, {"default_reward": 99})), "arm 'b': default_reward 99"),
         (as_json(("a", 0.5, {}), ("b", 0.5, {"reward": "hype"})), "arm 'b': reward uses hype"),
         (as_json(("a", 0.5, {}), ("b", 0.5, {"reward": "like"})), "teach one model different things"),
-        (as_json(("a", 0.5, {}), ("b", 0.5, {}), learn_from="own"), "learn_from 'own'"),
         (as_json(("a", 1.0, {})), "arms"),
         (as_json(("a", 0.0, {}), ("b", 1.0, {})), "share"),
         (as_json(("a b", 0.5, {}), ("b", 0.5, {})), "name"),

@@ -85,7 +85,7 @@ class World:
         digest, weights_digest = self.data.models.write(spoiled, weights_from_model(spoiled, self.data.args))
         position = self.data.log.last_position()
         row = Publish(digest=digest, position=position, reads_from=newest.reads_from, learned=newest.learned)
-        self.data.log.append(lambda txn: append_publish(txn, row, weights_digest))
+        self.data.log.append(lambda txn: append_publish(txn, row, {row.digest: weights_digest}))
         self.service.ranker.refresh()
         return digest
 

@@ -57,6 +57,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.item_table",
                 "bandit.knowledge",
                 "bandit.learner",
+                "bandit.learners",
                 "bandit.lessons",
                 "bandit.probe",
                 "bandit.scorer",

@@ -374,7 +374,7 @@ def test_a_model_that_cannot_be_saved_is_said_and_saved_later(loop: Loop, monkey
     rank(loop, "e")
     tell(loop, "e", final=True)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.trainer._learner, "save", failing(RuntimeError("Failed to write example")))
+        patch.setattr(loop.trainer._course.learners.main, "save", failing(RuntimeError("Failed to write example")))
         loop.learn()
         assert any("Failed to write" in problem for problem in loop.service.problems())
     loop.learn()

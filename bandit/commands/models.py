@@ -123,7 +123,8 @@ def _table(log: EventLog, files: ModelFiles) -> str:
     lines = [f"{'version':32}  {'position':>10}  {'learned':>10}  {'published':20}  "]
     for model in with_files(kept_models(log, KEEP), files):
         notes = {"serves": serves, "newest": now.newest, "champion": now.champion}
-        said = ", ".join(word for word, digest in notes.items() if digest == model.digest)
+        words = [word for word, digest in notes.items() if digest == model.digest]
+        said = ", ".join(words + ([] if model.arm is None else [f"arm {model.arm} of {model.experiment}"]))
         at = _time(model.published_at)
         lines.append(f"{model.digest:32}  {model.position:10}  {model.learned:10}  {at:20}  {said}".rstrip())
     if now.pinned is not None:

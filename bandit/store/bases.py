@@ -73,11 +73,12 @@ def bases(log: EventLog) -> list[StoredBase]:
 def base_models(txn: EventLog | Txn) -> list[str]:
     """Digests of the models that bases need."""
     sql = (
-        "SELECT json_extract(payload, '$.model') FROM log WHERE kind IN ('config', 'publish', 'base')"
-        " AND kind = 'base' ORDER BY pos"
+        "SELECT CAST(payload AS BLOB) FROM log WHERE kind IN ('config', 'publish', 'base') AND kind = 'base'"
+        " ORDER BY pos"
     )
     rows = txn.execute(sql).fetchall() if isinstance(txn, Txn) else txn.query(sql)
-    return [row[0] for row in rows if row[0] is not None]
+    found = [records.read_stored(bytes(row[0]), Base, what="a base") for row in rows]
+    return [digest for base in found if base.model for digest in (base.model, *(arm[0] for arm in base.arms.values()))]
 
 
 def append_base(txn: Txn, base: Base) -> int:

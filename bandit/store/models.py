@@ -10,7 +10,8 @@ import hashlib
 import mmap
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from bandit import records
 from bandit.errors import CorruptModel
+from bandit.experiments import Apart
 from bandit.fold import Lesson
 from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
@@ -27,7 +29,10 @@ _FILE = re.compile(r"^[0-9a-f]{32}\.(vw|weights)$")
 
 
 class PublishedModel(NamedTuple):
-    """A row of ``models``."""
+    """A row of ``models``, or of ``arm_models`` with what it shares with the champion's.
+
+    :ivar experiment, arm: whose it is, where arms learn apart and it is not the champion's
+    """
 
     published_pos: int
     digest: str
@@ -36,6 +41,16 @@ class PublishedModel(NamedTuple):
     reads_from: int
     learned: int
     published_at: float
+    experiment: str | None = None
+    arm: str | None = None
+
+
+class Written(NamedTuple):
+    """A model whose files are in place; ``learned`` is how many slots it has learned."""
+
+    digest: str
+    weights_digest: str
+    learned: int
 
 
 class TrainerState(NamedTuple):
@@ -150,17 +165,47 @@ class ModelFiles:
 _COLUMNS = "published_pos, digest, weights_digest, position, reads_from, learned, published_at"
 
 
+_OF_ARMS = (
+    "SELECT arm_models.published_pos, arm_models.digest, arm_models.weights_digest, position, reads_from,"
+    " arm_models.learned, published_at, experiment, arm FROM arm_models JOIN models USING (published_pos)"
+)
+
+
 def newest_models(source: EventLog | Txn, limit: int = 1) -> list[PublishedModel]:
-    """Published models, newest first."""
+    """Published models, newest first; of those of arms that learn apart the champion's, see `arm_models`."""
     rows = _rows(source, f"SELECT {_COLUMNS} FROM models ORDER BY published_pos DESC LIMIT ?", (limit,))
-    return list(map(PublishedModel._make, rows))
+    return list(starmap(PublishedModel, rows))
+
+
+def arm_models(source: EventLog | Txn, published_pos: int) -> dict[str, PublishedModel]:
+    """What was published beside a champion's model: those of the other arms that learn apart, by arm."""
+    rows = _rows(source, f"{_OF_ARMS} WHERE published_pos = ? ORDER BY arm", (published_pos,))
+    return {found.arm or "": found for found in starmap(PublishedModel, rows)}
+
+
+def arm_models_since(source: EventLog | Txn, published_pos: int) -> list[PublishedModel]:
+    """The same of this publish and all later ones, newest first."""
+    rows = _rows(source, f"{_OF_ARMS} WHERE published_pos >= ? ORDER BY published_pos DESC, arm", (published_pos,))
+    return list(starmap(PublishedModel, rows))
 
 
 def published_as(source: EventLog | Txn, digest: str) -> PublishedModel | None:
-    """The newest row of a model that was published, by its digest."""
+    """The newest row of a model that was published, by its digest; one of an arm only if it was no champion's."""
     sql = f"SELECT {_COLUMNS} FROM models WHERE digest = ? ORDER BY published_pos DESC LIMIT 1"
-    rows = _rows(source, sql, (digest,))
-    return PublishedModel._make(rows[0]) if rows else None
+    rows = _rows(source, sql, (digest,)) or _rows(
+        source, f"{_OF_ARMS} WHERE arm_models.digest = ? ORDER BY published_pos DESC LIMIT 1", (digest,)
+    )
+    return PublishedModel(*rows[0]) if rows else None
+
+
+def every_model(log: EventLog, *, until: int) -> list[PublishedModel]:
+    """All that was published up to a position, those of arms too; newest first, the champion's before its arms'."""
+    rows = log.query(
+        f"SELECT {_COLUMNS}, NULL, NULL FROM models WHERE published_pos <= ?1"
+        f" UNION ALL {_OF_ARMS} WHERE published_pos <= ?1 ORDER BY 1 DESC, 9",
+        (until,),
+    )
+    return list(starmap(PublishedModel, rows))
 
 
 def furthest_published(source: EventLog | Txn) -> int:
@@ -180,23 +225,52 @@ def first_with(log: EventLog, position: int) -> PublishedModel | None:
         f"SELECT {_COLUMNS} FROM models WHERE position >= ? ORDER BY position, published_pos LIMIT 1",
         (position,),
     )
-    return PublishedModel._make(rows[0]) if rows else None
+    return PublishedModel(*rows[0]) if rows else None
 
 
-def append_publish(txn: Txn, publish: records.Publish, weights_digest: str) -> int:
-    """Log that a model holds everything up to a position, and let it serve."""
+def publish_of(
+    written: Mapping[str | None, Written], apart: Apart | None, *, position: int, reads_from: int
+) -> records.Publish:
+    """What the log is to say of models that are in place.
+
+    :param written: by arm where arms learn apart, else under None
+    """
+    main = written[None if apart is None else apart.champion]
+    return records.Publish(
+        digest=main.digest,
+        position=position,
+        reads_from=reads_from,
+        learned=main.learned,
+        experiment=None if apart is None else apart.experiment,
+        arms={arm: (written[arm].digest, written[arm].learned) for arm in (apart.others if apart is not None else ())},
+    )
+
+
+def append_publish(txn: Txn, publish: records.Publish, weights: Mapping[str, str]) -> int:
+    """Log that models hold everything up to a position, and let them serve.
+
+    :param weights: digests of weights by those of models
+    """
     position = txn.append("publish", records.encode(publish))
     txn.execute(
         f"INSERT INTO models ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             position,
             publish.digest,
-            weights_digest,
+            weights[publish.digest],
             publish.position,
             publish.reads_from,
             publish.learned,
             txn.now,
         ),
+    )
+    txn.executemany(
+        "INSERT INTO arm_models (published_pos, experiment, arm, digest, weights_digest, learned)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (position, publish.experiment, arm, digest, weights[digest], learned)
+            for arm, (digest, learned) in publish.arms.items()
+        ],
     )
     return position
 

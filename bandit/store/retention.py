@@ -60,8 +60,14 @@ def delete_before(txn: Txn, cut: int, target: int, at_once: int) -> int:
     now = serving(txn)
     txn.execute(
         "DELETE FROM models WHERE published_pos >= ? AND published_pos < ? AND digest NOT IN (?, ?)"
+        " AND published_pos NOT IN (SELECT published_pos FROM arm_models WHERE digest = ?)"
         " AND published_pos < (SELECT max(published_pos) FROM models)",
-        (*between, now.pinned or "", now.champion or ""),
+        (*between, now.pinned or "", now.champion or "", now.pinned or ""),
+    )
+    txn.execute(
+        "DELETE FROM arm_models WHERE published_pos >= ? AND published_pos < ?"
+        " AND published_pos NOT IN (SELECT published_pos FROM models)",
+        between,
     )
     txn.execute("DELETE FROM epochs WHERE position < ? AND position < (SELECT max(position) FROM epochs)", (until,))
     txn.execute("UPDATE retention SET cut = ?", (until,))

@@ -302,3 +302,21 @@ def m010_keys(db: Database) -> None:
             rate REAL
         ) WITHOUT ROWID"""
     )
+
+
+@migrations()
+def m013_arm_models(db: Database) -> None:
+    """Models of the arms that learn apart, beside the champion's of the same publish in ``models``."""
+    db.execute(
+        """CREATE TABLE arm_models (
+            published_pos INTEGER NOT NULL,
+            experiment TEXT NOT NULL,
+            arm TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            weights_digest TEXT NOT NULL,
+            learned INTEGER NOT NULL,
+            PRIMARY KEY (published_pos, arm)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX arm_models_digest ON arm_models(digest)")
+    db.execute("ALTER TABLE holds ADD COLUMN arm TEXT")

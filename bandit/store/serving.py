@@ -10,7 +10,7 @@ from bandit.errors import UnknownModel
 from bandit.records import Hold, Release, Rollback
 from bandit.store.bases import base_models
 from bandit.store.log import EventLog, Txn
-from bandit.store.models import PublishedModel, newest_models, published_as
+from bandit.store.models import PublishedModel, arm_models_since, newest_models, published_as
 
 #: Kinds of records that change what serves. The text is that of the index.
 KINDS = "kind IN ('hold', 'rollback', 'release')"
@@ -48,6 +48,7 @@ class Held(NamedTuple):
     reason: str
     lessons: int
     held_at: float
+    arm: str | None
 
 
 class Comparison(NamedTuple):
@@ -64,7 +65,7 @@ class Comparison(NamedTuple):
 
 _SERVING = "pinned, by, reason, at, since_pos, release, champion, champion_position, release_pos"
 _COMPARISON = "release, champion, feeds, estimate, upper, alpha, at"
-_HOLDS = "hold_pos, digest, position, after, failed, reason, lessons, held_at"
+_HOLDS = "hold_pos, digest, position, after, failed, reason, lessons, held_at, arm"
 
 
 def serving(source: EventLog | Txn) -> Serving:
@@ -104,11 +105,15 @@ def n_holds(log: EventLog) -> int:
     return int(log.query("SELECT count(*) FROM holds")[0][0])
 
 
-def voids(log: EventLog) -> list[tuple[int, int]]:
-    """Stretches (after, until] of the log whose lessons no model holds, in order; see `records.Hold`."""
+def voids(log: EventLog) -> dict[str | None, list[tuple[int, int]]]:
+    """Stretches (after, until] of the log whose lessons a model does not hold, in order, by the arm whose it is; under
+    None those that no model holds. See `records.Hold`."""
     rows = log.query(f"SELECT CAST(payload AS BLOB) FROM log WHERE {KINDS} AND kind = 'hold' ORDER BY pos")
-    held = [records.read_stored(bytes(row[0]), Hold, what="a hold") for row in rows]
-    return [(one.after, one.position) for one in held]
+    found: dict[str | None, list[tuple[int, int]]] = {}
+    for row in rows:
+        hold: Hold = records.read_stored(bytes(row[0]), Hold, what="a hold")
+        found.setdefault(hold.arm, []).append((hold.after, hold.position))
+    return found
 
 
 def append_hold(txn: Txn, hold: Hold, taught: Sequence[tuple[int, int]]) -> int:
@@ -118,8 +123,8 @@ def append_hold(txn: Txn, hold: Hold, taught: Sequence[tuple[int, int]]) -> int:
     """
     position = txn.append("hold", records.encode(hold))
     txn.execute(
-        f"INSERT INTO holds ({_HOLDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (position, hold.digest, hold.position, hold.after, hold.failed, hold.reason, hold.lessons, txn.now),
+        f"INSERT INTO holds ({_HOLDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (position, hold.digest, hold.position, hold.after, hold.failed, hold.reason, hold.lessons, txn.now, hold.arm),
     )
     txn.executemany("UPDATE outcomes SET status = 'held' WHERE decision_pos = ? AND slot = ?", taught)
     return position
@@ -147,8 +152,10 @@ def append_release(txn: Txn, release: Release) -> int:
 
 
 def kept_models(source: EventLog | Txn, n: int) -> list[PublishedModel]:
-    """Models whose files are kept: the newest ``n``, newest first, what a rollback names, the champion, bases."""
+    """Models whose files are kept: the newest ``n``, newest first, and then those of arms that were published with
+    them, what a rollback names, the champion, and bases."""
     found = newest_models(source, n)
+    found += arm_models_since(source, found[-1].published_pos) if found else []
     now = serving(source)
     for digest in (now.pinned, now.champion, *base_models(source)):
         if digest is not None and all(one.digest != digest for one in found):

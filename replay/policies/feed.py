@@ -8,7 +8,8 @@
     are named as in the config. What is not given is as each decision's own config has it; with an explorer or a
     floor, and no share, exploration has no budget.
 ``config:VERSION[/ARM]``
-    A config version of the log, or an arm of its experiment, with the model that served at each decision.
+    A config version of the log, or an arm of its experiment, with the model that served at each decision; of an arm
+    that learned apart with its own, on the feeds of the other arms too.
 """
 
 from __future__ import annotations

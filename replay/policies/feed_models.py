@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from bandit.features import hash_resolved
 from bandit.lessons import READ_AT_ONCE
 from bandit.model_args import ModelArgs
 from bandit.ranker import DENSE_IDX
+from bandit.records import Decision
 from bandit.scorer import read_state, score, weights_from_model
 from bandit.store.log import LogRow
 from bandit.store.models import PublishedModel, digest_of
@@ -83,7 +85,7 @@ def find_model(text: str, log: ServiceLog) -> Model:
     published = log.published()
     kept = [one for one in published if (log.models.folder / f"{one.digest}.vw").is_file()]
     if text == _NEWEST:
-        found = kept[:1]
+        found = [one for one in kept if one.arm is None][:1]
     else:
         # A model that learned nothing new is published again under the same version.
         found = list({one.digest: one for one in kept if one.digest.startswith(text)}.values())
@@ -167,9 +169,13 @@ class History:
     def __init__(self, log: ServiceLog) -> None:
         self._log = log
         self._published: dict[str, PublishedModel] = {}
-        for one in log.published():
+        # Of arms that learned apart: what was published together, by arm, the champion's under None; oldest first.
+        self._together: dict[int, dict[str | None, PublishedModel]] = {}
+        for one in reversed(log.published()):
             # Of several that are the same the first was at hand first.
-            self._published[one.digest] = one
+            self._published.setdefault(one.digest, one)
+            self._together.setdefault(one.published_pos, {})[one.arm] = one
+        self._apart_at = [at for at, together in self._together.items() if len(together) > 1]
         most = KEPT_BYTES // (4 << log.args.bits)
         self._most = max(2, int(most))
         self._kept: OrderedDict[str, Model] = OrderedDict()
@@ -182,6 +188,21 @@ class History:
     def _position(self, digest: str | None) -> int:
         published = self._published.get(digest or "")
         return 0 if published is None else published.position
+
+    def of_arm(self, arm: str, decision: Decision, position: int) -> PublishedModel | None:
+        """What would have served another arm of a decision's experiment, where arms learned apart.
+
+        :param position: of the decision
+        :returns: None where it is the model that did serve
+        """
+        for at in reversed(self._apart_at[: bisect_left(self._apart_at, position)]):
+            together = self._together[at]
+            whose = decision.arm if decision.arm in together else None
+            experiment = next(one.experiment for one in together.values() if one.arm is not None)
+            if experiment == decision.experiment and together[whose].digest == decision.model:
+                found = together.get(arm, together[None])
+                return None if found.digest == decision.model else found
+        return None
 
     def model(self, digest: str) -> Model:
         """The model that was published under this digest.
@@ -211,7 +232,7 @@ class History:
                 f"{self._fold.position}, and that model held it up to {published.position}; leave out what was decided "
                 "by such models, or evaluate what needs none"
             )
-        model = self._fold.model_at(published.position)
+        model = self._fold.model_at(published.position, published.arm)
         if digest_of(model) != digest:
             raise BadPolicy(
                 f"model {digest} is not kept any more, and the log gives another one here: models are the same byte "
@@ -235,18 +256,21 @@ class _Again:
         # Whoever asked for the policies need not close them.
         self._remove = weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         begin = beginning(self._log, log.path)
-        self._learner = begin.learner(Path(scratch))
-        self._course = begin.course(self._log, self._learner)
+        self._course = begin.course(self._log, begin.learner(Path(scratch)), scratch=Path(scratch))
 
     @property
     def position(self) -> int:
         return self._course.position
 
-    def model_at(self, position: int) -> bytes:
-        """What was saved once the record at a position, not before the last one asked for, was folded."""
+    def model_at(self, position: int, arm: str | None) -> bytes:
+        """What was saved once the record at a position, not before the last one asked for, was folded.
+
+        :param arm: whose model it was, where arms learned apart; None: the champion's
+        """
         for row in self._rows(position):
             self._course.take(row)
-        return self._learner.save()
+        learners = self._course.learners
+        return learners[learners.champion if arm is None else arm].save()
 
     def _rows(self, position: int) -> Iterator[LogRow]:
         while self._course.position < position:
@@ -257,5 +281,5 @@ class _Again:
             yield from rows
 
     def close(self) -> None:
-        self._learner.close()
+        self._course.learners.close()
         self._remove()

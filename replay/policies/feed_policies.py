@@ -186,14 +186,14 @@ class RankedFeed(FeedPolicy):
         return self._draw(feeds, i, self._floors(feeds))
 
     def _draw(self, feeds: Feeds, i: int, floor: F64) -> Draw:
-        decision, drawing = feeds.entries[i].decision, self._drawing(feeds, i)
+        drawing = self._drawing(feeds, i)
         if drawing.by_caller:
             scores = caller_scores(feeds, i)
         elif self._model is not None:
             scores = scores_of(self._model, feeds, i)
         else:
             assert self._history is not None
-            scores = scores_of(self._history.model(decision.model or ""), feeds, i)
+            scores = scores_of(self._history.model(self._served(feeds, i)[0] or ""), feeds, i)
         rules = self._rules(feeds, i)
         draw = Draw.of(feeds, i, scores, drawing.asked, drawing.shortlist, floor, rules)
         if rules is not None:
@@ -218,10 +218,22 @@ class RankedFeed(FeedPolicy):
         attributes = feeds.items.attributes(feeds.versions[feeds.of[i] : feeds.of[i + 1]])
         return bound_otherwise(decision, own, rules, attributes)
 
+    def _served(self, feeds: Feeds, i: int) -> tuple[str | None, int]:
+        """The model that would have served a decision, and how much it had learned: that of the arm asked for, where
+        arms learned apart, else the one that did."""
+        entry = feeds.entries[i]
+        decision = entry.decision
+        if self._arm is not None and decision.arm not in (None, self._arm) and decision.model is not None:
+            assert self._history is not None
+            found = self._history.of_arm(self._arm, decision, entry.pos)
+            if found is not None:
+                return found.digest, found.learned
+        return decision.model, decision.n_learned
+
     def _drawing(self, feeds: Feeds, i: int) -> Drawing:
         """How it draws a decision, but for the scores."""
         decision = feeds.entries[i].decision
-        n_learned = decision.n_learned if self._model is None else self._model.n_learned
+        n_learned = self._served(feeds, i)[1] if self._model is None else self._model.n_learned
         return self._document_of(feeds, i).drawing(
             decision.n_slots, n_learned, fallback=self._model is None and decision.model is None
         )
@@ -246,7 +258,7 @@ class RankedFeed(FeedPolicy):
         propensity = np.empty(batch.n_slots)
         listed = _starts(batch)
         every = np.empty(listed[-1]) if pmf else None
-        digests = [None if self._model else one.decision.model for one in feeds.entries]
+        digests = [None if self._model else self._served(feeds, i)[0] for i in range(len(feeds.entries))]
         for i in self._history.in_order(digests):
             draw = self._draw(feeds, i, floor)
             propensity[starts[i] : starts[i + 1]] = draw.propensity()

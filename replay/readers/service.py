@@ -28,7 +28,7 @@ from bandit.signals import Lengths
 from bandit.store.configs import all_configs, read_config
 from bandit.store.events import decisions_at
 from bandit.store.items import versions
-from bandit.store.models import ModelFiles, PublishedModel, newest_models
+from bandit.store.models import ModelFiles, PublishedModel, every_model, newest_models
 from bandit.store.reading import ReadOnlyLog
 from bandit.store.retention import cut_of
 from replay.errors import BadLog, BadQuestion
@@ -160,8 +160,12 @@ class ServiceLog:
         return self._position
 
     def published(self) -> list[PublishedModel]:
-        """Models that the log says were published, newest first, whether or not their files are kept."""
-        return [one for one in newest_models(self.log, limit=1 << 31) if one.published_pos <= self.end]
+        """Models that the log says were published, those of arms too; newest first, whether or not files are kept."""
+        try:
+            return every_model(self.log, until=self.end)
+        except LogUnavailable:
+            # Of a release whose arms learned together.
+            return [one for one in newest_models(self.log, limit=1 << 31) if one.published_pos <= self.end]
 
     # ------------------------------------------------------------ reading
 

@@ -529,7 +529,7 @@ def deployed(path: Path, model: bytes, n_learned: int, seed: int, n: int, **conf
     data = DataDirectory(Settings(path, vw=CROSSED, durable=False), clock=clock)
     digest, weights_digest = data.models.write(model, weights_from_model(model, data.args))
     publish = Publish(digest=digest, position=1, reads_from=1, learned=n_learned)
-    data.log.append(lambda txn: append_publish(txn, publish, weights_digest))
+    data.log.append(lambda txn: append_publish(txn, publish, {publish.digest: weights_digest}))
     service = Service(data, clock=clock)
     put_config(service, **config)
     viewers = Viewers(service, clock, seed)
