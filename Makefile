@@ -17,7 +17,7 @@ run: venv-run  ## Set up and serve on 127.0.0.1:8080, data in ./data
 	@exec $(PY) server.py $(ARGS)
 
 test: venv-dev  ## Set up and run all tests
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 demo: venv-replay $(DEMO_DATA)/.complete  ## Play MovieLens viewers against a running service; draw the learning curve
 	@$(PY) -m replay demo $(ARGS)
