@@ -132,7 +132,7 @@ def test_commands_named_in_passing_exist() -> None:
     from bandit.cli import COMMANDS
     from replay.__main__ import COMMANDS as ASKED
 
-    known = {*COMMANDS, "demo", "simulate", "doctor", "rebuild"}
+    known = {"help", *COMMANDS, "demo", "simulate", "doctor", "rebuild"}
     for path in DOCS:
         for program, name in re.findall(r"`(?:python )?(server\.py|-m replay) ([a-z-]+)", path.read_text()):
             assert name in (known if program == "server.py" else ASKED), f"{path.name}: {program} {name}"
