@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -20,10 +20,10 @@ from bandit.store.erasures import (
     unfinished,
 )
 from bandit.store.log import Txn
-from bandit.store.models import PublishedModel, arm_models
+from bandit.store.models import PublishedModel, append_publish, arm_models
 from bandit.store.retention import cut_of, delete_before, first_since, start_of, used_bytes
 from bandit.store.scrub import scrub
-from bandit.store.serving import kept_models
+from bandit.store.serving import append_release, kept_models, serving
 from bandit.store.statistics import StoredEpoch
 
 DAY_S: Final = 86_400.0
@@ -102,6 +102,37 @@ class Housekeeper:
 
         self._log.append(write)
         return base
+
+    def begin_anew(
+        self, cause: str, publish: records.Publish, weights: Mapping[str, str], epoch: StoredEpoch, *, reason: str
+    ) -> None:
+        """Publish a model that does not come of those before, at a base of its own, and let it serve.
+
+        :param publish: its files are written
+        :param weights: as for `append_publish`
+        :param epoch: as for `write_base`
+        :raises OSError: the base cannot be written; nothing has changed
+        :raises LogUnavailable: the same
+        """
+
+        def begin(txn: Txn, base_pos: int) -> None:
+            append_publish(txn, publish, weights)
+            drop_bases(txn, base_pos)
+            now = serving(txn)
+            if now.pinned is not None or now.champion is not None:
+                # What they name is not what goes on.
+                append_release(
+                    txn,
+                    records.Release(
+                        number=now.release + 1,
+                        champion=publish.digest,
+                        position=publish.position,
+                        by="operator",
+                        reason=reason,
+                    ),
+                )
+
+        self.write_base(cause, publish, epoch, also=begin)
 
     def delete_files(self) -> None:
         """Files of bases that are no more, and of all models but the newest, a pinned one and the champion.

@@ -746,6 +746,12 @@ class Release(Struct, omit_defaults=True):
     reason: str
 
 
+class Reset(Struct):
+    """A fresh model is to serve and learn from here on; the trainer begins it, at a base."""
+
+    reason: str
+
+
 class Epoch(Struct):
     """Statistics of items and viewers that hold all the log up to ``position``.
 
@@ -768,7 +774,7 @@ class Base(Struct, omit_defaults=True):
 
     Records before ``reads_from`` may be missing from then on; those of ``erased`` viewers are.
 
-    :param cause: ``begin``, ``erasure``, ``retention`` or ``retrain``
+    :param cause: ``begin``, ``erasure``, ``retention``, ``retrain`` or ``reset``
     :param position: what the model and the statistics hold: the log up to here, as it was
     :param reads_from: the earliest record needed to know what was open at ``position``
     :param model: digest of the model as VW saved it; None: a fresh one

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bandit import records
 from bandit.errors import BanditError
 from bandit.fold import Lesson
 from bandit.guard import Fault
@@ -16,11 +15,8 @@ from bandit.lessons import READ_AT_ONCE, Course
 from bandit.probe import Gate, Good
 from bandit.statistics import Statistics
 from bandit.store.data import DataDirectory
-from bandit.store.erasures import drop_bases
 from bandit.store.items import versions
-from bandit.store.log import Txn
-from bandit.store.models import Written, append_publish, newest_models, publish_of, trainer_state, write_outcomes
-from bandit.store.serving import append_release, serving
+from bandit.store.models import Written, newest_models, publish_of, trainer_state, write_outcomes
 from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, stored_viewer
 
 LESSONS_AT_ONCE = 1_000
@@ -103,21 +99,9 @@ def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambd
         part = new[start : start + LESSONS_AT_ONCE]
         log.append(lambda txn, part=part: write_outcomes(txn, part))  # type: ignore[misc]
 
-    def begin(txn: Txn, base_pos: int) -> None:
-        append_publish(txn, publish, weights)
-        drop_bases(txn, base_pos)
-        now = serving(txn)
-        if now.pinned is not None or now.champion is not None:
-            # What they name is deleted: it was learned from what may be gone.
-            append_release(
-                txn,
-                records.Release(
-                    number=now.release + 1, champion=publish.digest, position=last, by="operator", reason="learned anew"
-                ),
-            )
-
     keeper = Housekeeper(data)
-    keeper.write_base("retrain", publish, epoch, also=begin)
+    # What a rollback and the champion name is deleted: it was learned from what may be gone.
+    keeper.begin_anew("retrain", publish, weights, epoch, reason="learned anew")
     keeper.delete_files()
     return Retrained(publish.digest, last, n_records, publish.learned, 0 if before is None else before.learned)
 

@@ -89,6 +89,9 @@ TRAINER_SILENT_S = 30.0
 # Who asks for an erasure hears of its end if it comes so soon.
 ERASE_WAIT_S = 2.0
 ERASE_LOOK_S = 0.05
+# Who resets the model hears of it if it comes so soon.
+RESET_WAIT_S = 2.0
+RESET_LOOK_S = 0.02
 #: What an erasure leaves, and why.
 REMAINS = (
     "weights: what models learned from this viewer is part of their weights, until `python server.py retrain` learns "
@@ -99,7 +102,7 @@ REMAINS = (
 
 
 #: Causes of bases that began a model.
-FRESH = ("begin", "retrain")
+FRESH = ("begin", "retrain", "reset")
 
 
 class Since(NamedTuple):
@@ -483,6 +486,24 @@ class Service:
             return self.data.models.read(snapshot.published.digest)
         except CorruptModel as error:
             raise UnknownModel(error.message, version=snapshot.published.digest) from None
+
+    def reset_model(self, *, wait_s: float | None = None) -> bool:
+        """Have a fresh model serve and learn from here on; the trainer begins it. Whether it has, by now.
+
+        :param wait_s: how long to wait for it, `RESET_WAIT_S` unless said; it goes on whether or not somebody waits
+        :raises LogUnavailable: nothing was asked for
+        """
+        payload = records.encode(records.Reset(reason="reset"))
+        asked = self._log.append(lambda txn: txn.append("reset", payload))
+        until = time.monotonic() + (RESET_WAIT_S if wait_s is None else wait_s)
+        while True:
+            newest = bases(self._log)[-1]
+            if newest.base_pos > asked and newest.base.cause == "reset":
+                self.ranker.refresh()
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(RESET_LOOK_S)
 
     def since(self) -> Since:
         """When what there is began, and when it was last changed.

@@ -194,6 +194,8 @@ class Trainer:
         return bool(rows)
 
     def _learn_from(self, row: LogRow) -> None:
+        if row.kind == "reset":
+            self._begin_anew(row)
         self._accepted = self._accepted or row.kind == "release"
         self._keeper.asked = self._keeper.asked or row.kind == "erase"
         apart = self._course.learners.apart
@@ -378,6 +380,42 @@ class Trainer:
             for name in one.names:
                 self._statistics.forget(name)
         return True
+
+    def _begin_anew(self, row: LogRow) -> None:
+        """Fresh models from this record on, which alone is not folded yet.
+
+        :raises HalfLearned: they cannot be written; a start tries again
+        """
+        newest = bases(self._log)[-1].base
+        if (newest.cause, newest.position) == ("reset", self.position):
+            # A trainer that ended just after it had begun.
+            return
+        reset = records.read_stored(row.payload, records.Reset, what="a reset")
+        if self._statistics.dirty:
+            self._publish_epoch()
+        self._write_state(self._clock())
+        learners = self._course.learners
+        fresh = {name: Learner(self._data.args, scratch=self._scratch) for name, _ in learners}
+        try:
+            model = next(iter(fresh.values())).save()
+            weights = weights_from_model(model, self._data.args)
+            written = Written(*self._data.models.write(model, weights), 0)
+            publish = publish_of(
+                dict.fromkeys(fresh, written), learners.apart, position=self.position,
+                reads_from=self._course.fold.reads_from(self.position),
+            )  # fmt: skip
+            of_digest = {written.digest: written.weights_digest}
+            self._keeper.begin_anew("reset", publish, of_digest, self._epoch, reason=reset.reason)
+        except (OSError, RuntimeError, LogUnavailable) as error:
+            for learner in fresh.values():
+                learner.close()
+            raise HalfLearned(f"a fresh model cannot be begun ({error})") from error
+        for name, learner in fresh.items():
+            learners.replace(name, learner)
+        self._live = {learner: _Live(written, Good(weights, 0)) for learner in fresh.values()}
+        self._published_apart, self._published_from = learners.apart, publish.reads_from
+        self._last_publish = self._clock()
+        self._not_live, self._problem = [], None
 
     def _is_published(self) -> bool:
         newest = next(iter(newest_models(self._log)), None)

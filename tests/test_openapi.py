@@ -44,7 +44,10 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     key_id, key = new_key(bytes(ID_BYTES + SECRET_BYTES))
     data.log.append(lambda txn: add_key(txn, Key(key_id, "", frozenset({"admin"}), digest_of(key), clock.now)))
     data.keys.refresh()
-    yield create_app(loop.service)
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody steps the trainer meanwhile.
+        patch.setattr("bandit.service.RESET_WAIT_S", 0.0)
+        yield create_app(loop.service)
     loop.end_windows()
     assert data.log.query("PRAGMA integrity_check") == [("ok",)]
     assert loop.service.model().lag_records <= 2

@@ -52,6 +52,8 @@ ROUTES: Final = (
           "Personalizer: refused unless they are the default", 200, None, PersonalizerPolicy),
     Route("GET", f"{_V1}/model", settings.get_personalizer_model, "read", "Personalizer: the model as a VW file", 200,
           None, None, (404,), media=settings.OCTETS),
+    Route("DELETE", f"{_V1}/model", settings.delete_personalizer_model, "admin", "Personalizer: begin a fresh model",
+          204, None, None, (), 202),
     Route("GET", f"{_V1}/model/properties", settings.get_personalizer_model_properties, "read",
           "Personalizer: since when the model learns", 200, None, ModelProperties),
     Route("GET", f"{_V1}/logs/properties", settings.get_personalizer_logs_properties, "read",

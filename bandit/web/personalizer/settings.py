@@ -257,6 +257,10 @@ def get_personalizer_model(service: Service, http: Incoming) -> Answer:
     return Answer(200, service.model_file(), media=OCTETS)
 
 
+def delete_personalizer_model(service: Service, http: Incoming) -> Answer:
+    return Answer(204 if service.reset_model() else 202)
+
+
 def get_personalizer_model_properties(service: Service, http: Incoming) -> Answer:
     since = service.since()
     return Answer(200, ModelProperties(_utc(since.model), _utc(since.learned)))
