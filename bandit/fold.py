@@ -86,6 +86,40 @@ class Observer(Protocol):
         """A viewer said what they are interested in."""
 
 
+class Ended(NamedTuple):
+    """A decision whose window is over.
+
+    :ivar answered: feedback came in time
+    :ivar activated, altered: see `Joined`
+    :ivar rewards: by slot, of those that were seen
+    """
+
+    pos: int
+    answered: bool
+    activated: bool
+    altered: bool
+    rewards: Mapping[int, float]
+
+
+class Watcher(Protocol):
+    """Who counts how the loop does: `bandit.loop.counts`."""
+
+    def decided(self, pos: int, event_id: str, decision: Decision, candidates: bytes, config: LiveConfig) -> None:
+        """A feed was drawn, with this config; of its arm, if there are any."""
+
+    def ended(self, feed: Ended) -> None:
+        """A feed's window is over; its lessons follow."""
+
+    def forgotten(self, pos: int) -> None:
+        """A decision is gone from the log before its window ended."""
+
+    def reported(self, event_id: str, *, is_open: bool) -> None:
+        """Feedback came, for a window that is open or for none."""
+
+    def unmatched(self, event_id: str) -> None:
+        """Feedback has waited for its decision as long as a window lasts."""
+
+
 class Joined(NamedTuple):
     """A decision as the fold knows it, whether or not anything of it was taught.
 
@@ -155,6 +189,9 @@ class _Open:
     def joined(self) -> Joined:
         return Joined(self.pos, self.event_id, self.activated, self.altered)
 
+    def ended(self) -> Ended:
+        return Ended(self.pos, self.items is not None, self.activated, self.altered, self.counted or {})
+
 
 class _Header(msgspec.Struct):
     """The part of a decision that joining needs; the rest is not even parsed."""
@@ -186,6 +223,7 @@ class Fold:
     :param reward_of: reward of a seen slot by its combined signals, its explicit reward, the decision's config and
         the length of its item
     :param observer: told what was served, seen and said; only while `observing`, of what is not known to it already
+    :param watcher: told how the loop does; only beside an observer
     :param on_close: told of every decision whose window ends, before the record that ended it returns its lessons
     """
 
@@ -198,6 +236,7 @@ class Fold:
         reward_of: RewardOf | None = None,
         on_close: Callable[[Joined], None] | None = None,
         observer: Observer | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._configs = configs
         self._payload_at = payload_at
@@ -205,6 +244,7 @@ class Fold:
         self._reward_of = reward_of or configured_reward
         self._on_close = on_close
         self._observer = observer
+        self._watcher = watcher
         self.observing = True
         self._open: dict[str, _Open] = {}
         self._closing: list[tuple[float, int, str]] = []
@@ -254,6 +294,8 @@ class Fold:
         for decision in gone:
             del self._open[decision.event_id]
             self._early.pop(decision.event_id, None)
+            if self._watcher is not None:
+                self._watcher.forgotten(decision.pos)
         return len(gone)
 
     # ------------------------------------------------------------ folding
@@ -309,6 +351,10 @@ class Fold:
         if self._observer is not None and self.observing:
             stored = _decision(record.payload)
             self._observer.served(stored, record.candidates or b"", record.ts, record.pos)
+        if self._watcher is not None:
+            stored = stored or _decision(record.payload)
+            config = self._configs[header.config].of(header.arm)
+            self._watcher.decided(record.pos, record.event_id, stored, record.candidates or b"", config)
         for earlier in self._pending.pop(record.event_id, {}).values():
             self._early.setdefault(record.event_id, earlier.pos)
             self.counts["joined_early"] += 1
@@ -328,6 +374,8 @@ class Fold:
     def _feedback(self, record: Record) -> list[Lesson]:
         decision = self._open.get(record.event_id or "")
         self.counts["feedback"] += 1
+        if self._watcher is not None:
+            self._watcher.reported(record.event_id or "", is_open=decision is not None)
         if decision is None:
             self._keep(record)
             return []
@@ -365,9 +413,12 @@ class Fold:
         while self._expiring and self._expiring[0][0] <= now:
             _, position, event_id = heapq.heappop(self._expiring)
             kept = self._pending.get(event_id)
-            if kept is None or kept.pop(position, None) is None:
+            waited = None if kept is None else kept.pop(position, None)
+            if kept is None or waited is None:
                 continue
             self.counts["unmatched"] += 1
+            if self._watcher is not None and waited.kind == "feedback":
+                self._watcher.unmatched(event_id)
             if not kept:
                 del self._pending[event_id]
 
@@ -444,6 +495,8 @@ class Fold:
             if self._observer is not None and decision.user is not None and self.observing:
                 stored = _decision(self._payload_at(decision.pos))
                 self._observer.unseen(decision.user, stored.slots, decision.ts)
+            if self._watcher is not None:
+                self._watcher.ended(decision.ended())
             return
         stored = _decision(self._payload_at(decision.pos))
         unseen = []
@@ -460,6 +513,8 @@ class Fold:
                 )
         if unseen and self._observer is not None and decision.user is not None and self.observing:
             self._observer.unseen(decision.user, unseen, decision.ts)
+        if self._watcher is not None:
+            self._watcher.ended(decision.ended())
 
     def _lessons(self, decision: _Open, stored: Decision, record: Record, *, only: set[str] | None) -> Iterator[Lesson]:
         config = self._config_of(decision)

@@ -13,6 +13,7 @@ from bandit.features import resolve_item, with_dense
 from bandit.fold import Fold, Lesson, Record
 from bandit.learner import Learner
 from bandit.learners import Learners
+from bandit.loop.counts import LoopCounts
 from bandit.signals import Lengths
 from bandit.statistics import Statistics
 from bandit.store.configs import read_config
@@ -82,6 +83,7 @@ class Course:
     :param arms: the other arms' at ``position``, by name
     :param reads_from: the earliest record needed to know what was open at ``position``; see `records.Publish`
     :param statistics: they hold the log up to ``counted``, and count on from there
+    :param loop: counts what it has not counted yet; only beside statistics
     :ivar n_taught: lessons taught here, each counted once whoever learned it
     :raises LogUnavailable: the log cannot be read; begin again with a learner as it was
     """
@@ -96,10 +98,12 @@ class Course:
         reads_from: int = 1,
         statistics: Statistics | None = None,
         counted: int = 0,
+        loop: LoopCounts | None = None,
     ) -> None:
         self._log = log
         self._counted = counted
         self._teacher = Teacher(lambda numbers: versions(log, numbers))
+        self._loop = loop
         self._voids = voids(log)
         # Only those that were there: what a record does must not depend on a config that came after it.
         before = [row for row in log.read_kinds(["config"]) if row.pos < reads_from]
@@ -109,6 +113,7 @@ class Course:
             log.payload_at,
             lengths_of=Lengths(lambda numbers: versions(log, numbers)),
             observer=statistics,
+            watcher=loop,
         )
         self.position = reads_from - 1
         while self.position < position:
@@ -116,7 +121,7 @@ class Course:
             for row in rows:
                 if row.pos <= position:
                     # Its lessons are in the model already.
-                    self._fold(row)
+                    self._count(self._fold(row))
             self.position = rows[-1].pos if rows else position
         self.position = position
         self.n_taught = 0
@@ -157,6 +162,7 @@ class Course:
         if row.kind == "config" and self._apart != self.learners.apart:
             # What closed with this record was still learned as before.
             self.learners.become(self._apart)
+        self._count(lessons)
         self.position = row.pos
         return lessons
 
@@ -173,4 +179,11 @@ class Course:
             live = read_config(row.payload)
             self._configs[live.version] = live
         self.fold.observing = row.pos > self._counted
+        if self._loop is not None:
+            self._loop.begin(row.pos, row.ts)
         return self.fold.apply(Record(*row))
+
+    def _count(self, lessons: Sequence[Lesson]) -> None:
+        if self._loop is not None:
+            self._loop.taught(lessons)
+            self._loop.end()

@@ -10,7 +10,7 @@ Source: Morris, "Counting large numbers of events in small registers", 1978.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -30,16 +30,21 @@ class Offered:
 
     :param ids_of: item ids by version number
     :param counts: as they were stored
+    :param seen: keys of items that some viewer has seen
     """
 
     def __init__(
-        self, ids_of: Callable[[Sequence[int]], Mapping[int, str]], counts: Mapping[int, float] | None = None
+        self,
+        ids_of: Callable[[Sequence[int]], Mapping[int, str]],
+        counts: Mapping[int, float] | None = None,
+        seen: Collection[int] = (),
     ) -> None:
         self._ids_of = ids_of
         counts = counts or {}
         self._place_of = {key: place for place, key in enumerate(counts)}
         self._keys = np.fromiter(counts, np.int64, len(counts))
         self._counts = np.fromiter(counts.values(), np.float64, len(counts))
+        self._seen = np.fromiter((key in seen for key in counts), bool, len(counts))
         # By version: the place of its item, -1 if it was never met.
         self._place = np.full(1024, -1, np.int64)
         self._changed: set[int] = set()
@@ -56,6 +61,24 @@ class Offered:
         """
         if not len(versions):
             return
+        places = self._places_of(versions)
+        changed = _count(places, self._keys, self._counts, position)
+        self._changed.update(changed.tolist())
+
+    def mark_seen(self, key: int) -> None:
+        """A viewer has seen this item."""
+        place = self._place_of.get(key)
+        if place is not None:
+            self._seen[place] = True
+
+    def never_seen(self, versions: npt.NDArray[np.uint32]) -> int:
+        """How many of these candidates are items that no viewer has seen yet.
+
+        :param versions: shape (n,), item versions
+        """
+        return len(versions) and int((~self._seen[self._places_of(versions)]).sum())
+
+    def _places_of(self, versions: npt.NDArray[np.uint32]) -> I64:
         top = int(versions.max()) + 1
         if top > len(self._place):
             self._place = np.concatenate([self._place, np.full(max(top, 2 * len(self._place)) - len(self._place), -1)])
@@ -63,8 +86,7 @@ class Offered:
         if (places < 0).any():
             self._meet(np.unique(versions[places < 0]).tolist())
             places = self._place[versions]
-        changed = _count(places, self._keys, self._counts, position)
-        self._changed.update(changed.tolist())
+        return places
 
     def _meet(self, versions: Sequence[int]) -> None:
         new: list[int] = []
@@ -78,6 +100,7 @@ class Offered:
         if new:
             self._keys = np.concatenate([self._keys, np.array(new, np.int64)])
             self._counts = np.concatenate([self._counts, np.zeros(len(new))])
+            self._seen = np.concatenate([self._seen, np.zeros(len(new), bool)])
 
     def changed(self) -> set[int]:
         """Keys whose counts changed since `clean`."""

@@ -606,7 +606,9 @@ class Decision(Struct, omit_defaults=True):
     :param strength: the explorer's gamma, epsilon or lambda as it was drawn with, if a budget made it another than
         the config's; see `bandit.slate.limited`
     :param share: expected share of exploratory placements; see `bandit.exploration`
-    :param explored: how many placements were exploratory in fact
+    :param explored: how many placements were exploratory in fact, and ``explored_at`` at which slots
+    :param chances: at each slot, how many candidates could be drawn there, given the slots above
+    :param as_caller: slots at which the first in the caller's order of all that could stand there does
     :param experiment: the one that it is part of, and ``arm`` its arm
     :param apprentice: in apprentice mode, for each slot what the config's own draw would have been given the slots
         above: the probability of what was shown, and its expected score; empty if nothing could be scored
@@ -635,6 +637,9 @@ class Decision(Struct, omit_defaults=True):
     strength: float | None = None
     share: float | None = None
     explored: int = 0
+    explored_at: list[int] = []
+    chances: list[int] = []
+    as_caller: list[int] = []
     statistics: StatisticsStamp | None = None
     experiment: str | None = None
     arm: str | None = None

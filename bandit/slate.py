@@ -83,6 +83,10 @@ class Slate(NamedTuple):
     passed: I32
     """Shape (slots, rules): the best candidate that this rule kept out though it was better than all that was left;
     -1 for none."""
+    chances: I32
+    """How many candidates could be drawn there, given the slots above: those whose probability was above 0."""
+    first: U8
+    """1 where the first in the caller's order of all that could stand there does."""
 
 
 def seed_of(event_id: str, secret: bytes) -> int:
@@ -521,6 +525,18 @@ def _mixed(q: float, phi: float, n_seen: int, n_left: int) -> float:
 
 
 @_part
+def _chances(q: F64, phi: float, n_seen: int, n_left: int) -> int:
+    """How many of all that are left have a probability above 0."""
+    # The least phi there is, shared by two, is nothing.
+    if n_seen == 0 or phi / n_left > 0.0:
+        return n_left
+    n = 0
+    for at in range(n_seen):
+        n += q[at] > 0.0
+    return n
+
+
+@_part
 def _pick(q: F64, size: int, u: float) -> int:
     """Position drawn from q by inversion; one of probability 0 is never drawn."""
     total = 0.0
@@ -786,7 +802,7 @@ def _draw(
     scores: F32, state: U8, n_slots: int, given: I32, listed: int, kind: int, a: float, b: float, shortlist: int,
     floor: F64, seed: np.uint64,
     table: I32, marks: I64, in_force: I64, identity: I64, keys: I64, tag_start: I64, tags: I64, pins: I32,
-) -> tuple[tuple[I32, F64, U8, F64, U8, U8, I64, I32], F64, int]:  # fmt: skip
+) -> tuple[tuple[I32, F64, U8, F64, U8, U8, I64, I32, I32, U8], F64, int]:  # fmt: skip
     """Draw a slate; or look up a given one; or list the probabilities at one slot.
 
     :param given: what stands at the slots, instead of being drawn; empty to draw
@@ -815,8 +831,10 @@ def _draw(
     pinned = np.zeros(k, np.uint8)
     relaxed = np.zeros(k, np.int64)
     passed = np.full((k, n_rules), -1, np.int32)
+    chances = np.zeros(k, np.int32)
+    first = np.zeros(k, np.uint8)
     probabilities = np.zeros(n if listed >= 0 else 0, np.float64)
-    slate = (chosen, propensity, exploratory, exploring, explored, pinned, relaxed, passed)
+    slate = (chosen, propensity, exploratory, exploring, explored, pinned, relaxed, passed, chances, first)
     if status != _OK:
         return slate, probabilities, status
     n_scored = _n_scored(scores, state)
@@ -858,12 +876,14 @@ def _draw(
             if pin < 0:
                 slate = (
                     chosen[:slot], propensity[:slot], exploratory[:slot], exploring[:slot], explored[:slot],
-                    pinned[:slot], relaxed[:slot], passed[:slot],
+                    pinned[:slot], relaxed[:slot], passed[:slot], chances[:slot], first[:slot],
                 )  # fmt: skip
                 return slate, probabilities, _OK
             chosen[slot] = pins[pin]
             propensity[slot] = 1.0
             pinned[slot] = 1
+            chances[slot] = 1
+            first[slot] = 1
             used[pin] = 1
             placed[slot] = pins[pin]
             continue
@@ -876,7 +896,8 @@ def _draw(
             for at in range(n_seen):
                 probabilities[best[at]] = _mixed(q[at], phi, n_seen, n_left)
             return (
-                best[:n_seen].copy(), propensity, exploratory, exploring, explored, pinned, relaxed, passed,
+                best[:n_seen].copy(), propensity, exploratory, exploring, explored, pinned, relaxed, passed, chances,
+                first,
             ), probabilities, _OK  # fmt: skip
         if len(given) > 0:
             item = given[slot]
@@ -895,7 +916,10 @@ def _draw(
             propensity[slot] = _mixed(q[at] if at >= 0 else 0.0, phi, n_seen, n_left)
         exploratory[slot] = at < 0
         exploring[slot] = 1.0 - _mixed(q[0] if n_seen > 0 else 0.0, phi, n_seen, n_left)
-        explored[slot] = item != (best[0] if n_seen > 0 else _nth(breaks, held, 0))
+        top = _nth(breaks, held, 0)
+        explored[slot] = item != (best[0] if n_seen > 0 else top)
+        chances[slot] = _chances(q, phi, n_seen, n_left)
+        first[slot] = item == top
         relaxed[slot] = force & ~held
         if n_rules > 0:
             _pass_over(ranked, breaks, held, passed[slot])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bandit.attributes import ItemAttributes, attributes_of_item, key_of, names_of_item
 from bandit.offered import Offered
@@ -60,6 +61,7 @@ class Statistics:
         self._offered = Offered(
             lambda versions: {version: item_id for version, (item_id, _) in versions_of(versions).items()},
             {key: tally[OFFERED] for key, tally in self._tallies.items() if tally[OFFERED]},
+            {key for key, tally in self._tallies.items() if tally[SEEN]},
         )
         self._viewers: dict[str, Viewer] = {}
         self._items: dict[int, ItemAttributes] = {}
@@ -76,6 +78,10 @@ class Statistics:
     def tally(self, key: int) -> Tally:
         """Of an item, a creator, a tag, or of everything; zeros for what was never met."""
         return [*self._tallies.get(key, _NOTHING)[:OFFERED], self._offered[key]]
+
+    def never_seen(self, versions: NDArray[np.uint32]) -> int:
+        """How many of these candidates, item versions, no viewer has seen yet."""
+        return self._offered.never_seen(versions)
 
     def changed_tallies(self) -> list[int]:
         """Keys of the tallies that changed since `clean`, ascending."""
@@ -140,6 +146,7 @@ class Statistics:
         (item,) = self._items_of([slot])
         keys = [key for key in (item.item, item.creator, *item.tags) if key]
         if before is None:
+            self._offered.mark_seen(item.item)
             _add(self._tally(TOTAL, ts), reward, item, signals, TOTAL_HALF_LIFE)
             for key in keys:
                 _add(self._tally(key, ts), reward, item, signals, HALF_LIFE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from bandit import records
 from bandit.config import Settings
@@ -21,14 +22,17 @@ from bandit.guard import Fault
 from bandit.housekeeping import Housekeeper
 from bandit.learner import Learner
 from bandit.lessons import READ_AT_ONCE, Course
+from bandit.loop.counts import Changes, LoopCounts
 from bandit.probe import Gate, Good
 from bandit.scorer import weights_from_model
 from bandit.statistics import Statistics
 from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import Erasure
+from bandit.store.events import find_decision
 from bandit.store.items import versions
 from bandit.store.log import LogRow, Txn
+from bandit.store.loop import loop_state, stretch_at, write_loop
 from bandit.store.models import (
     PublishedModel,
     TrainerState,
@@ -54,6 +58,8 @@ IDLE_PUBLISH_S = 60.0
 # Erasures that are asked for at about the same time share a base.
 ERASE_EVERY_S = 0.5
 LOOK_BACK_EVERY_S = 60.0
+# How many weights are in use is counted, and told, no more often.
+WEIGH_EVERY_S = 60.0
 
 
 class HalfLearned(RuntimeError):
@@ -97,6 +103,13 @@ class Trainer:
         self._statistics = Statistics(
             lambda numbers: versions(self._log, numbers), self._stored_viewer, all_tallies(self._log)
         )
+        self._loop = LoopCounts(
+            loop_state(self._log),
+            lambda span, start: stretch_at(self._log, span, start),
+            decided=lambda event_id: find_decision(self._log, event_id) is not None,
+            never_seen=self._statistics.never_seen,
+        )
+        self._last_weighed = self._last_counted = float("-inf")
         self._course = self._resume()
         self._published_apart = self._course.learners.apart
 
@@ -159,14 +172,20 @@ class Trainer:
     def _begin(self, main: Learner, arms: dict[str, Learner], position: int, reads_from: int) -> Course:
         # Each publish writes an epoch if anything changed since the last: a model is never ahead of the statistics.
         # A log from before there were any is counted from its beginning.
+        if not self._epoch.position:
+            reads_from = 1
+        if self._loop.state.position < position:
+            # Counts are written less often than models; what they lack is read again, and not learned again.
+            reads_from = min(reads_from, self._loop.state.reads_from)
         return Course(
             self._log,
             main,
             arms=arms,
             position=position,
-            reads_from=reads_from if self._epoch.position else 1,
+            reads_from=reads_from,
             statistics=self._statistics,
             counted=self._epoch.position,
+            loop=self._loop,
         )
 
     # ------------------------------------------------------------ the loop
@@ -305,6 +324,10 @@ class Trainer:
         weights = {one.written.digest: one.written.weights_digest for one in live.values()}
         self._problem = None
         state = self._state()
+        if self._passed(self._last_weighed, WEIGH_EVERY_S):
+            self._last_weighed = self._clock()
+            self._loop.gauge("weights", float(np.count_nonzero(live[learners.champion].good.weights)))
+        counted = self._counted_if_due()
         held = last_hold(self._log)
         cannot_delete: list[OSError] = []
         epoch = self._next_epoch() if self._statistics.dirty else None
@@ -315,6 +338,8 @@ class Trainer:
                 append_epoch(txn, self._statistics, epoch)
             append_publish(txn, publish, weights)
             write_trainer_state(txn, state)
+            if counted is not None:
+                write_loop(txn, counted)
             # Under the log's lock: nobody can roll back to a model that is just being deleted.
             kept = kept_models(txn, self._data.settings.keep_models)
             try:
@@ -323,6 +348,7 @@ class Trainer:
                 cannot_delete.append(error)
 
         self._log.append(write)
+        self._counted(counted)
         self._live = {learners[name]: one for name, one in live.items()}
         self._published_apart = learners.apart
         self._not_live, self._accepted = [], False
@@ -511,20 +537,37 @@ class Trainer:
             problem=self._problem,
         )
 
+    def _counted_if_due(self) -> Changes | None:
+        """What was counted, if it is time to store it."""
+        if not (self._loop.dirty and self._passed(self._last_counted, STATE_EVERY_S)):
+            return None
+        return self._loop.changes(self._course.fold.reads_from(self.position))
+
+    def _counted(self, changes: Changes | None) -> None:
+        """These are stored."""
+        if changes is not None:
+            self._last_counted = self._clock()
+            self._loop.clean()
+
     def _write_state(self, now: float) -> None:
         self._last_state = now
         before = trainer_state(self._log)
         state = self._state()
-        idle = before is not None and before[:1] + before[2:] == state[:1] + state[2:]
+        idle = before is not None and before[:1] + before[2:] == state[:1] + state[2:] and not self._loop.dirty
         if idle and before is not None and not self._unwritten and not self._passed(before.at, 10 * STATE_EVERY_S):
             return
+
+        counted = self._counted_if_due()
 
         def write(txn: Txn) -> None:
             write_outcomes(txn, self._unwritten)
             write_trainer_state(txn, state)
+            if counted is not None:
+                write_loop(txn, counted)
 
         self._log.append(write)
         self._unwritten = []
+        self._counted(counted)
 
     def _let_time_pass(self, now: float) -> None:
         """Nobody writes, but a window has ended: say so in the log, whose time is the only time."""
@@ -549,7 +592,8 @@ class Trainer:
         with suppress(LogUnavailable):
             if self._has_news:
                 self._publish()
-            elif self._unwritten:
+            if self._unwritten or self._loop.dirty:
+                self._last_counted = float("-inf")
                 self._write_state(self._clock())
             if self._statistics.dirty:
                 self._publish_epoch()

@@ -2,7 +2,7 @@
 
 A *release* begins with a champion: the model that serves at that point, frozen. Every feed that was decided after it
 is compared, once its window has ended, with what the champion's draw would have earned at the same slots (see
-`replay.intervals.one_sided`). What serves goes on learning meanwhile: all its models were published before the feeds
+`bandit.one_sided`). What serves goes on learning meanwhile: all its models were published before the feeds
 that they decided, and the champion learned from none of them. Once the upper bound of (running - champion) is below
 -`loss`, a ``rollback`` to the champion is logged. After `events` feeds without one what serves is the next champion,
 and release k + 1 begins, with its own share of alpha.
@@ -26,6 +26,7 @@ from msgspec import Struct
 from bandit.config import Config
 from bandit.errors import BanditError, NothingPublished
 from bandit.guard import alpha_of_release
+from bandit.one_sided import LowerBound, clipped
 from bandit.records import Rollback
 from bandit.serving import release
 from bandit.store.configs import read_config
@@ -34,7 +35,6 @@ from bandit.store.models import newest_models
 from bandit.store.serving import Comparison, Serving, append_rollback, serving, write_comparison
 from replay.errors import BadLog
 from replay.events import F64, Batch
-from replay.intervals.one_sided import LowerBound, clipped
 from replay.policies.feed_policies import RankedFeed
 from replay.readers.service_feeds import Feeds
 from replay.readers.service_live import LiveLog

@@ -89,6 +89,8 @@ def test_no_request_explores_more_than_the_budget(
         assert p.sum() == pytest.approx(1.0, abs=1e-9)
         assert slate.exploring[slot] == pytest.approx(1.0 - p[best], abs=1e-12)
         assert slate.explored[slot] == (slate.chosen[slot] != best)
+        assert slate.chances[slot] == (p > 0).sum()
+        assert slate.first[slot] == (slate.chosen[slot] == left[0])
         if budget.floors[slot] > 0:
             assert all(p[i] >= budget.floors[slot] / len(left) * (1 - 1e-12) for i in left)
 
@@ -233,6 +235,9 @@ def test_every_decision_keeps_to_the_budget_and_says_how_much_it_took(api: Api, 
         decision = msgspec.json.decode(found.payload, type=Decision)
         assert decision.share is not None
         assert 0 < decision.share <= 0.1 + 1e-9
+        assert len(decision.explored_at) == decision.explored
+        assert len(decision.chances) == 5
+        assert all(0 < n <= 40 - slot for slot, n in enumerate(decision.chances))
         told += decision.share * 5
         explored += decision.explored
         variance += 5 * decision.share * (1 - decision.share)

@@ -304,7 +304,11 @@ def test_drawing_looking_up_and_listing_agree_bit_for_bit(feed: Feed, seed: int)
     assert (slate.propensity > 0).all()
     assert feed.propensity(slate.chosen).tobytes() == slate.propensity.tobytes()
     for slot, item in enumerate(slate.chosen):
-        assert feed.at(slot, slate.chosen[:slot])[item] == slate.propensity[slot]
+        p = feed.at(slot, slate.chosen[:slot])
+        assert p[item] == slate.propensity[slot]
+        assert slate.chances[slot] == np.count_nonzero(p)
+        if slate.pinned[slot] or feed.how["floor"][slot] > 1e-300:
+            assert slate.first[slot] == (item == np.flatnonzero(p)[0])
     for ours, theirs in zip(slate, feed.draw(seed), strict=True):
         assert np.array_equal(ours, theirs)  # type: ignore[arg-type]
 

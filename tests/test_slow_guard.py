@@ -13,6 +13,7 @@ import pytest
 
 from bandit.config import Config, EpsilonGreedy, Settings
 from bandit.guard import Guard, SlowGuard, alpha_of_release
+from bandit.one_sided import LowerBound
 from bandit.records import Feedback, ItemFeedback, Publish, RankRequest, ReleaseRequest
 from bandit.scorer import _RECORD, read_state, weights_from_model
 from bandit.service import Service
@@ -23,7 +24,6 @@ from bandit.trainer import Trainer
 from replay.__main__ import main
 from replay.guard import Comparing
 from replay.guard import SlowGuard as Watcher
-from replay.intervals.one_sided import LowerBound
 from tests.conftest import Clock
 from tests.service import RunningService, wait_for
 

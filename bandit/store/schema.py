@@ -305,6 +305,31 @@ def m010_keys(db: Database) -> None:
 
 
 @migrations()
+def m011_loop(db: Database) -> None:
+    """How the loop does, by minute, hour and day: counts without any viewer's name. Follows from the log."""
+    db.execute(
+        """CREATE TABLE loop_stretches (
+            span_s INTEGER NOT NULL,
+            starts_at INTEGER NOT NULL,
+            counts TEXT NOT NULL,
+            gauges TEXT NOT NULL,
+            groups BLOB NOT NULL,
+            slots BLOB NOT NULL,
+            PRIMARY KEY (span_s, starts_at)
+        ) WITHOUT ROWID"""
+    )
+    db.execute(
+        """CREATE TABLE loop_arms (
+            experiment TEXT NOT NULL,
+            arm TEXT NOT NULL,
+            groups BLOB NOT NULL,
+            PRIMARY KEY (experiment, arm)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE TABLE loop_state (one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL)")
+
+
+@migrations()
 def m013_arm_models(db: Database) -> None:
     """Models of the arms that learn apart, beside the champion's of the same publish in ``models``."""
     db.execute(

@@ -20,11 +20,14 @@ Waudby-Smith and Ramdas 2020 (arXiv 2010.09686); Karampatziakis, Mineiro and Ram
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
 
-from replay.events import F64, I64
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 _AFFORDED: Final = 0.95
 """A bet loses at most this share of its wealth at one event."""
@@ -32,6 +35,14 @@ _BASELINES: Final = (0.0, 0.25, 0.5, 0.75)
 _RATES: Final = _AFFORDED * 2.0 ** np.arange(0.0, -21.0, -1.0)
 _STEPS: Final = 60
 _AT_ONCE: Final = 1 << 20
+
+
+class Evidence(Struct, array_like=True):
+    """A `LowerBound` as it is kept between two runs."""
+
+    n: int
+    sums: tuple[float, float, float]
+    gain: list[float]
 
 
 class LowerBound:
@@ -49,6 +60,24 @@ class LowerBound:
         self._gain = np.zeros(len(pairs))
         self.n = 0
         self._sum_a = self._sum_b = self._sum_g = 0.0
+
+    def kept(self) -> Evidence:
+        """What :meth:`of` goes on from."""
+        return Evidence(self.n, (self._sum_a, self._sum_b, self._sum_g), self._gain.tolist())
+
+    @classmethod
+    def of(cls, kept: Evidence, *, centre: float = 0.0) -> Self:
+        """The bound that was kept.
+
+        :param centre: as it was
+        :raises ValueError: it was kept by a release with other bets
+        """
+        found = cls(centre=centre)
+        if len(kept.gain) != len(found._gain):
+            raise ValueError(f"{len(kept.gain)} bets were kept; this release makes {len(found._gain)}")
+        found.n, found._gain = kept.n, np.array(kept.gain)
+        found._sum_a, found._sum_b, found._sum_g = kept.sums
+        return found
 
     def add(self, w: F64, g: F64, bound: F64, starts: I64) -> None:
         """Events, in the order in which they are to be bet on.
