@@ -30,6 +30,13 @@ def rebuild(arguments: Sequence[str]) -> int:
     return _ask_replay("rebuild", arguments)
 
 
+def warm_start(arguments: Sequence[str]) -> int:
+    from bandit.commands.warm_start import main
+    from replay.warm_start import teach
+
+    return main(arguments, teach)
+
+
 def _ask_replay(command: str, arguments: Sequence[str]) -> int:
     from replay.__main__ import main
 
@@ -43,6 +50,7 @@ if __name__ == "__main__":
         main(
             sys.argv[1:],
             {
+                "warm-start": Command("learn from logs of Azure Personalizer before serving", "server:warm_start"),
                 "doctor": Command("is a log sound? propensities, joins, by day and release", "server:doctor"),
                 "rebuild": Command("build every published model again from the log, and compare", "server:rebuild"),
                 "demo": Command("play MovieLens viewers against a service, draw the learning curve", "server:demo"),

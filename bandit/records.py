@@ -779,7 +779,7 @@ class Base(Struct, omit_defaults=True):
 
     Records before ``reads_from`` may be missing from then on; those of ``erased`` viewers are.
 
-    :param cause: ``begin``, ``erasure``, ``retention``, ``retrain`` or ``reset``
+    :param cause: ``begin``, ``erasure``, ``retention``, ``retrain``, ``warm-start`` or ``reset``
     :param position: what the model and the statistics hold: the log up to here, as it was
     :param reads_from: the earliest record needed to know what was open at ``position``
     :param model: digest of the model as VW saved it; None: a fresh one

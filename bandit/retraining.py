@@ -43,11 +43,34 @@ class Retrained(NamedTuple):
     before: int
 
 
-def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Retrained:
+class Taught(NamedTuple):
+    """What became of logs.
+
+    :ivar lines: read
+    :ivar learned: slots
+    :ivar skipped: lines by reason
+    :ivar examples: of each reason, where it was found first
+    """
+
+    lines: int
+    learned: int
+    skipped: dict[str, int]
+    examples: dict[str, str]
+
+
+def retrain(
+    data: DataDirectory,
+    *,
+    cause: str = "retrain",
+    first: Callable[[Learner], None] = lambda learner: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Retrained:
     """Learn a fresh model from all that the log holds, and publish it as a new base; delete every other model.
 
     No trainer may work on the directory, and no erasure may wait. Statistics go on as they are.
 
+    :param cause: of the base
+    :param first: teaches the fresh model before the log does; what it raises changes nothing
     :param progress: told, now and then, up to which position of which the log is folded
     :raises CannotRetrain: the fresh model fails the checks that every model has to pass
     :raises LogUnavailable: the log cannot be used
@@ -65,6 +88,7 @@ def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambd
     new: list[Lesson] = []
     n_records = 0
     with Learner(data.args, scratch=scratch) as learner:
+        first(learner)
         course = Course(log, learner, statistics=statistics, counted=epoch.position)
         while course.position < last:
             rows = log.read(course.position, min(READ_AT_ONCE, last - course.position), candidates=True)
@@ -101,7 +125,7 @@ def retrain(data: DataDirectory, *, progress: Callable[[int, int], None] = lambd
 
     keeper = Housekeeper(data)
     # What a rollback and the champion name is deleted: it was learned from what may be gone.
-    keeper.begin_anew("retrain", publish, weights, epoch, reason="learned anew")
+    keeper.begin_anew(cause, publish, weights, epoch, reason="learned anew")
     keeper.delete_files()
     return Retrained(publish.digest, last, n_records, publish.learned, 0 if before is None else before.learned)
 

@@ -102,7 +102,7 @@ REMAINS = (
 
 
 #: Causes of bases that began a model.
-FRESH = ("begin", "retrain", "reset")
+FRESH = ("begin", "retrain", "warm-start", "reset")
 
 
 class Since(NamedTuple):

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.loop.comparison",
                 "bandit.loop.counts",
                 "bandit.model_args",
+                "bandit.nested",
                 "bandit.offered",
                 "bandit.one_sided",
                 "bandit.presets",

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from bandit.commands.shared import DONE, add_data, check_data, ended, opened
 from bandit.config import Settings
 from bandit.errors import InvalidSetting
 from bandit.progress import Progress
-from bandit.retraining import Retrained, retrain
+from bandit.retraining import retrain
 from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import unfinished
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _retrain(path: Path) -> int:
-    done = _run(path)
+    with alone(path) as data, Progress("records", sys.stderr) as progress:
+        done = retrain(data, progress=progress)
     print(
         f"model {done.digest} holds the log up to position {done.position:,}: {done.learned:,} slots learned from "
         f"{done.records:,} records; the model before had learned {done.before:,}"
@@ -46,7 +48,13 @@ def _retrain(path: Path) -> int:
     return DONE
 
 
-def _run(path: Path) -> Retrained:
+@contextmanager
+def alone(path: Path) -> Iterator[DataDirectory]:
+    """A data directory that no service uses meanwhile, with all erasures carried out.
+
+    :raises InvalidSetting: it is no data directory of a service
+    :raises DataDirectoryInUse: a service or a trainer holds it
+    """
     check_data(path)
     locks = [hold_directory(Settings(path))]
     try:
@@ -55,8 +63,7 @@ def _run(path: Path) -> Retrained:
         try:
             if unfinished(data.log):
                 _carry_out_erasures(data)
-            with Progress("records", sys.stderr) as progress:
-                return retrain(data, progress=progress)
+            yield data
         finally:
             data.close()
     finally:

@@ -11,11 +11,11 @@ from msgspec import UNSET
 
 from bandit import records
 from bandit.errors import InvalidFeatures, InvalidRequest
+from bandit.nested import flat, flat_action, with_slot
 from bandit.personalized import PageSlot, Whole
 from bandit.records import ActivateRequest, Decision, Explanation, Features, RankRequest
 from bandit.service import Service
 from bandit.web import metrics
-from bandit.web.personalizer.features import flat, flat_action, with_slot
 from bandit.web.personalizer.types import (
     ActionExplanation,
     FeatureList,

@@ -244,7 +244,7 @@ def _fixed_policy(service: Service, asked: str, why: str) -> InvalidConfig:
     return InvalidConfig(
         f"the model of this data directory learns with {service.data.args.text!r} for its life, not with "
         f"{asked!r}{why}. Exploration is set by PUT configurations/service or PUT /v1/config; for other arguments "
-        "start a new data directory with --vw, and warm it up: python -m replay warm-start",
+        "start a new data directory with --vw, and warm it up: python server.py warm-start",
         arguments=service.data.args.text,
         given=asked,
     )

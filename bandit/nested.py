@@ -1,6 +1,6 @@
-"""Personalizer's features, which are lists of nested objects, as this service's: flat names to plain values.
+"""Features as Personalizer has them, lists of nested objects, as this service's: flat names to plain values.
 
-All of the context becomes the service's namespace ``C``, all of an action ``I``, so that every feature of the one is
+All of a context becomes the service's namespace ``C``, all of an action ``I``, so that every feature of the one is
 crossed with every feature of the other by ``-q CI``, as Personalizer's ``-q ::`` did. Nested names are joined by dots.
 
 What VW's JSON parser made of them is kept: objects of a list are one; null, and names that begin with ``_``, are
@@ -45,7 +45,7 @@ def flat(raw: bytes, *, path: str, taken: str | None = None) -> Features:
     for place, part in enumerate(value if isinstance(value, list) else [value]):
         if not isinstance(part, dict | None):
             raise InvalidFeatures(f"{path}[{place}] is not an object; send a list of objects", path=path)
-        _add(found, "", part, path, MAX_DEPTH)
+        add(found, "", part, path=path)
     if taken is not None and taken in found:
         found["." + taken] = found.pop(taken)
     return found
@@ -60,11 +60,11 @@ def with_slot(context: Features, slot_id: str, raw: bytes, *, path: str) -> Feat
     :raises InvalidFeatures: names the feature
     """
     found = dict(context)
-    _add(found, "slot.id", slot_id, path, MAX_DEPTH)
+    add(found, "slot.id", slot_id, path=path)
     value = _decode(raw)
     if not isinstance(value, list | dict | None):
         raise InvalidFeatures(f"{path} is not a list of objects; send [{{...}}, ...]", path=path)
-    _add(found, "slot", value, path, MAX_DEPTH)
+    add(found, "slot", value, path=path)
     return found
 
 
@@ -76,6 +76,15 @@ def flat_action(raw: bytes) -> Raw:
     b'{"topic":"cats",".id":"7"}'
     """
     return Raw(msgspec.json.encode(flat(raw, path="features", taken="id")))
+
+
+def add(found: dict[str, Any], name: str, value: Any, *, path: str) -> None:
+    """Put a value into flat features: under its name, and what is nested in it under names of its own.
+
+    :param name: empty for an object whose members stand for themselves
+    :raises InvalidFeatures: names the feature
+    """
+    _add(found, name, value, path, MAX_DEPTH)
 
 
 def _add(found: dict[str, Any], name: str, value: Any, path: str, depth: int) -> None:
