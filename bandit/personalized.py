@@ -28,7 +28,7 @@ from bandit.store.events import (
     slots_of,
 )
 from bandit.store.items import versions
-from bandit.store.log import EventLog, Txn
+from bandit.store.log import AppLog, Txn
 
 DOOR: Final[Door] = "personalizer"
 
@@ -70,9 +70,12 @@ class PageSlot(Struct):
 
 
 class Personalized:
-    """Ranks by Personalizer's rules, for one worker; safe to share between threads."""
+    """Ranks by Personalizer's rules, for one worker; safe to share between threads.
 
-    def __init__(self, ranker: Ranker, log: EventLog) -> None:
+    :param log: as the app sees it whose decisions these are
+    """
+
+    def __init__(self, ranker: Ranker, log: AppLog) -> None:
         self._ranker = ranker
         self._log = log
 
@@ -89,7 +92,7 @@ class Personalized:
             found = find_decision(self._log, request.event_id)
             if found is not None:
                 return self._stored(request.event_id, same_body(found, body_hash, request.event_id))
-        ranked = self._ranker.rank(request, door=DOOR, whole=True)._replace(body_hash=body_hash)
+        ranked = self._ranker.rank(request, door=DOOR, whole=True, app=self._log.app)._replace(body_hash=body_hash)
         reply = self._ranker.log(ranked)
         if reply is not ranked.reply:
             # Another worker was first.
@@ -101,10 +104,10 @@ class Personalized:
 
     def _stored(self, event_id: str, found: StoredDecision) -> Whole:
         # Another worker may have written it a moment ago, and not be back from its fsync.
-        self._log.sync()
+        self._log.log.sync()
         decision = records.read_stored(found.payload, Decision, what="this decision")
         numbers = np.frombuffer(found.candidates, np.uint32).tolist()
-        known = versions(self._log, numbers)
+        known = versions(self._log.log, numbers)
         return Whole(event_id, [known[number][0] for number in numbers], decision, [])
 
     # ------------------------------------------------------------ a page
@@ -158,13 +161,13 @@ class Personalized:
         for slot, name in zip(slots, names, strict=True):
             exclude = [*slot.request.exclude, *above, *sorted(kept_for_others(allowed, above))]
             request = replace(slot.request, event_id=name, exclude=exclude)
-            one = self._ranker.rank(request, door=DOOR, dealt_by=page_id)
+            one = self._ranker.rank(request, door=DOOR, dealt_by=page_id, app=self._log.app)
             above.append(one.decision.slots[0].id)
             drawn.append(one)
         return drawn
 
     def _again(self, page_id: str, found: Sequence[StoredDecision]) -> Page:
-        self._log.sync()
+        self._log.log.sync()
         decisions = [records.read_stored(one.payload, Decision, what="this decision") for one in found]
         return Page(page_id, [decision.slots[0].id for decision in decisions], [])
 
@@ -179,7 +182,7 @@ def slot_event(page_id: str, slot_id: str) -> str:
 
 
 def _answered(
-    source: EventLog | Txn, page_id: str, names: Sequence[str], body_hash: bytes
+    source: AppLog | Txn, page_id: str, names: Sequence[str], body_hash: bytes
 ) -> list[StoredDecision] | None:
     """The decisions of a page that was answered before, in the order of these names.
 

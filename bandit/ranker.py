@@ -48,7 +48,7 @@ from bandit.store.data import DataDirectory
 from bandit.store.events import StoredDecision, find_decision, same_body
 from bandit.store.items import current_items
 from bandit.store.items import versions as stored_versions
-from bandit.store.log import Txn
+from bandit.store.log import AppLog, Txn
 from bandit.store.models import PublishedModel, arm_models, newest_models, published_as
 from bandit.store.serving import serving
 from bandit.store.statistics import changed_tallies
@@ -89,6 +89,7 @@ class Ranked(NamedTuple):
     decision: Decision
     resolved: Resolved
     body_hash: bytes | None
+    log: AppLog
 
 
 class Ranker:
@@ -247,12 +248,14 @@ class Ranker:
         door: Door | None = None,
         whole: bool = False,
         dealt_by: str | None = None,
+        app: str = "",
     ) -> Ranked:
         """Draw a ranking; nothing is logged yet.
 
         :param received: monotonic seconds at which the request arrived; its deadline counts from there
         :param door: through which it came
         :param whole: the decision, of one slot, holds the order of all candidates
+        :param app: whose it is: event ids are its own
         :param dealt_by: what settles the arm of an experiment in place of the event id
         :raises InvalidRequest: the candidates or features cannot be used; the message names the place
         :raises EmptySlate: no candidate may be shown
@@ -263,14 +266,15 @@ class Ranker:
         snapshot, read_pos, experiment = self.snapshot, self._control_pos, self.config.document.experiment
         event_id = self.new_event_id() if request.event_id is UNSET else request.event_id
         user = request.user
-        dealt_by = event_id if dealt_by is None else dealt_by
+        own = AppLog(self._log, app)
+        dealt_by = own.stored(event_id if dealt_by is None else dealt_by)
         config = self.config.serving(viewer=None if user is None else user.id, event_id=dealt_by)
         document = config.document if door is None else config.personalizer.document
         if snapshot is not None:
             snapshot = snapshot.of(experiment, config.arm)
         resolved = self._cache.resolve(request.candidates)
         n = len(resolved.rows)
-        seed = seed_of(event_id, self._data.secret)
+        seed = seed_of(own.stored(event_id), self._data.secret)
 
         viewer = NOBODY if user is None else self._viewers.read(user.id)
         epoch = resolved.known.epoch
@@ -412,7 +416,7 @@ class Ranker:
             told = ruling.reasons(ruled, slate, drawn_by)
             reply.explanation = self._explain(decision, resolved, chosen_at, shared, snapshot, told)
             reply.kept_out = ruling.kept_out(ruled, slate, ids, drawn_by)
-        return Ranked(reply, decision, resolved, None)
+        return Ranked(reply, decision, resolved, None, own)
 
     def _explain(
         self,
@@ -452,26 +456,27 @@ class Ranker:
 
     # ------------------------------------------------------------ logging
 
-    def decide(self, request: RankRequest, *, received: float | None = None) -> RankReply:
+    def decide(self, request: RankRequest, *, received: float | None = None, app: str = "") -> RankReply:
         """Rank and log: the reply may be sent. A repeated event id gets the reply it got before.
 
+        :param app: whose it is: event ids are its own
         :raises IdConflict: the event id answered another request
         :raises LogUnavailable: nothing was logged, so nothing may be shown
         """
         if request.event_id is UNSET:
-            return self.log(self.rank(request, received=received))
+            return self.log(self.rank(request, received=received, app=app))
         body_hash = records.body_hash(request)
-        found = find_decision(self._log, request.event_id)
+        found = find_decision(AppLog(self._log, app), request.event_id)
         if found is not None:
             return self._stored_reply(request.event_id, same_body(found, body_hash, request.event_id))
-        return self.log(self.rank(request, received=received)._replace(body_hash=body_hash))
+        return self.log(self.rank(request, received=received, app=app)._replace(body_hash=body_hash))
 
     def log(self, ranked: Ranked) -> RankReply:
         """The reply, once its decision is durable.
 
         :raises LogUnavailable: nothing was logged
         """
-        reply, decision, resolved, body_hash = ranked
+        reply, decision, resolved, body_hash, log = ranked
         entry = Entry(reply.event_id, decision, resolved, body_hash)
 
         def write(txn: Txn) -> StoredDecision | None:
@@ -481,7 +486,7 @@ class Ranker:
             entry.write(txn)
             return None
 
-        found = self._log.append(write)
+        found = log.append(write)
         if found is not None:
             return self._stored_reply(reply.event_id, found)
         entry.written()

@@ -494,7 +494,7 @@ class FeedbackStory(Struct):
 
 
 class EventReply(Struct):
-    """A decision, what came back, and what was learned from it.
+    """A decision, what came back, and what was learned from it; `app` is that of the key that asked for it.
 
     What feed rules did: `ineligible` counts candidates that could not be shown, by reason; `relaxed` lists slots at
     which a rule gave way; `passed` (slot, id) of the best candidate that a rule kept away though it was better than
@@ -519,6 +519,7 @@ class EventReply(Struct):
     deferred: bool
     slots: list[SlotStory]
     follow_ups: list[FeedbackStory]
+    app: str = ""
 
 
 class ErrorBody(Struct, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from bandit import records
+from bandit.apps import SEPARATOR
 from bandit.candidates import NO_FEATURES
 from bandit.config import Config, LiveConfig, check_config
 from bandit.errors import (
@@ -64,6 +66,7 @@ from bandit.store.configs import append_config
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import ask_erasure, erasure_at
 from bandit.store.events import (
+    StoredDecision,
     append_activation,
     append_feedback,
     check_feedback_ids,
@@ -74,7 +77,7 @@ from bandit.store.events import (
     slots_of,
 )
 from bandit.store.items import current_items, upsert_items, versions, withdraw_item
-from bandit.store.log import Txn
+from bandit.store.log import AppLog, Txn
 from bandit.store.models import TrainerState, arm_models, first_with, trainer_state
 from bandit.store.serving import serving
 from bandit.store.statistics import put_user
@@ -116,28 +119,53 @@ class Since(NamedTuple):
 
 
 class Service:
-    """One worker's door to a data directory; safe to share between threads."""
+    """One worker's door to a data directory; safe to share between threads.
+
+    What it is for an app, `of` gives: event ids are then the app's own, and lead to no other's decisions.
+    """
 
     def __init__(self, data: DataDirectory, *, clock: Callable[[], float] = time.time) -> None:
         self.data = data
         self.ranker = Ranker(data, clock=clock)
-        self.personalized = Personalized(self.ranker, data.log)
         self._log = data.log
+        self._bind("", sees_all=True)
         self.clock = self._clock = clock
         self._hidden = data.settings.pseudonymise
-        self.rank = self._rank_hidden if self._hidden else self.ranker.decide
+        self._for: dict[tuple[str, bool], Service] = {}
+
+    # ------------------------------------------------------------ whose it is
+
+    def of(self, app: str, *, sees_all: bool) -> Service:
+        """The same for an app.
+
+        :param sees_all: events of other apps can be read too
+        """
+        found = self if (app, sees_all) == (self.app, self._sees_all) else self._for.get((app, sees_all))
+        if found is None:
+            found = copy.copy(self)
+            found._bind(app, sees_all=sees_all)
+            self._for[app, sees_all] = found
+        return found
+
+    def _bind(self, app: str, *, sees_all: bool) -> None:
+        self.app = app
+        self._sees_all = sees_all
+        self._own = AppLog(self._log, app)
+        self.personalized = Personalized(self.ranker, self._own)
+
+    # ------------------------------------------------------------ ranking
+
+    def rank(self, request: RankRequest, *, received: float | None = None) -> RankReply:
+        """`Ranker.decide`, which never hears the id of a viewer who goes by a pseudonym."""
+        if self._hidden and request.user is not None:
+            request = replace(request, user=replace(request.user, id=self._name(request.user.id)))
+        return self.ranker.decide(request, received=received, app=self.app)
 
     # ------------------------------------------------------------ viewers' names
 
     def _name(self, user: str) -> str:
         """What stands for a viewer in everything that is stored."""
         return pseudonym_of(user, self.data.secret) if self._hidden else user
-
-    def _rank_hidden(self, request: RankRequest, *, received: float | None = None) -> RankReply:
-        """`Ranker.decide`, which never hears the id."""
-        if request.user is not None:
-            request = replace(request, user=replace(request.user, id=self._name(request.user.id)))
-        return self.ranker.decide(request, received=received)
 
     # ------------------------------------------------------------ Personalizer's door
 
@@ -147,7 +175,7 @@ class Service:
         :raises InvalidRequest: it is out of range, or the event is a page whose slots are rewarded one by one
         :raises LogUnavailable: nothing was stored
         """
-        slots = slots_of(self._log, event_id) if find_decision(self._log, event_id) is None else []
+        slots = slots_of(self._own, event_id) if find_decision(self._own, event_id) is None else []
         if slots:
             raise InvalidRequest(
                 f"event {event_id!r} has {len(slots)} slots, and a reward is of one of them: use "
@@ -162,7 +190,7 @@ class Service:
         :raises InvalidRequest: one is out of range, or of a slot that the page does not have
         :raises LogUnavailable: nothing was stored
         """
-        known = slots_of(self._log, event_id)
+        known = slots_of(self._own, event_id)
         names = [slot_event(event_id, slot_id) for slot_id, _ in rewards]
         strange = [slot_id for (slot_id, _), name in zip(rewards, names, strict=True) if name not in known]
         if known and strange:
@@ -179,7 +207,7 @@ class Service:
             self._check_reward(value, f"event {event_id!r}")
         sent = [LoggedFeedback(event_id=event_id, reward=value) for event_id, value in rewards]
         hashed = [(one, records.body_hash(one)) for one in sent]
-        return self._log.append(
+        return self._own.append(
             lambda txn: [append_feedback(txn, one, body_hash, self._window_s) for one, body_hash in hashed]
         )
 
@@ -196,7 +224,7 @@ class Service:
             for name in slots_of(txn, event_id) or [event_id]:
                 append_activation(txn, name, shown, body_hash, self._window_s)
 
-        self._log.append(write)
+        self._own.append(write)
 
     # ------------------------------------------------------------ feedback
 
@@ -216,7 +244,7 @@ class Service:
             check_feedback_ids(txn, hashed)
             return [append_feedback(txn, feedback, body_hash, self._window_s) for feedback, body_hash in hashed]
 
-        return self._log.append(write)
+        return self._own.append(write)
 
     def _check_feedback(self, feedback: Feedback, where: str) -> None:
         document = self.ranker.config.document
@@ -253,25 +281,21 @@ class Service:
         """
         self.ranker.sync()
         body_hash = records.body_hash(request)
-        return self._log.append(lambda txn: append_activation(txn, event_id, request, body_hash, self._window_s))
+        return self._own.append(lambda txn: append_activation(txn, event_id, request, body_hash, self._window_s))
 
     # ------------------------------------------------------------ one decision's story
 
-    def event(self, event_id: str) -> EventReply:
+    def event(self, event_id: str, *, app: str | None = None) -> EventReply:
         """A decision with its feedback and what became of each slot.
 
-        :raises UnknownDecision: no decision bears this id
+        :param app: whose; None: one's own, or if there is none, and those may be seen, another's
+        :raises UnknownDecision: no decision bears this id that may be seen
         """
-        found = find_decision(self._log, event_id)
-        if found is None:
-            raise UnknownDecision(
-                f"no decision has the event id {event_id!r}; ids are those that /v1/rank answered",
-                event_id=event_id,
-            )
+        own, found = self._find(event_id, app)
         self.ranker.sync()
         decision: Decision = records.read_stored(found.payload, Decision, what="this decision")
         window_s = self.ranker.config_of(decision.config).document.reward_window_s
-        activated = first_activation(self._log, event_id) if decision.deferred else None
+        activated = first_activation(own, event_id) if decision.deferred else None
         ends = closes_at(found.ts, window_s, None if activated is None else activated[0])
         known = {outcome.slot: outcome for outcome in outcomes(self._log, found.pos)}
         state = trainer_state(self._log)
@@ -292,6 +316,7 @@ class Service:
             slots.append(story)
         return EventReply(
             event_id=event_id,
+            app=own.app,
             position=found.pos,
             at=found.ts,
             window_ends_at=ends,
@@ -310,8 +335,19 @@ class Service:
             slots=slots,
             follow_ups=[
                 FeedbackStory(one.ts, one.kind, one.ts >= ends, Raw(one.payload))  # type: ignore[arg-type]
-                for one in follow_ups(self._log, event_id)
+                for one in follow_ups(own, event_id)
             ],
+        )
+
+    def _find(self, event_id: str, app: str | None) -> tuple[AppLog, StoredDecision]:
+        seen = list(dict.fromkeys([self.app, "", *self.data.keys.apps()])) if self._sees_all else [self.app]
+        looked_at = [each for each in seen if app in (None, each) and SEPARATOR not in event_id]
+        for own in (AppLog(self._log, each) for each in looked_at):
+            found = find_decision(own, event_id)
+            if found is not None:
+                return own, found
+        raise UnknownDecision(
+            f"no decision has the event id {event_id!r}; ids are those that /v1/rank answered", event_id=event_id
         )
 
     def _model_with(self, decision: Decision, closed_pos: int) -> str | None:

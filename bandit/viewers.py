@@ -73,7 +73,7 @@ class ViewerReader:
                 seen.update((items[slot.version].identity, row.ts) for slot in decision.slots)
             elif row.kind == "feedback":
                 feedback = records.read_stored(row.payload, LoggedFeedback, what="feedback")
-                self._said(feedback, blocked, unblocked)
+                self._said(row.event_id or "", feedback, blocked, unblocked)
             elif row.kind == "user":
                 record = records.read_stored(row.payload, records.UserRecord, what="a viewer")
                 tastes = tastes.with_interests(record.interests)
@@ -89,9 +89,9 @@ class ViewerReader:
             rows[-1].pos,
         )
 
-    def _said(self, feedback: LoggedFeedback, blocked: set[int], unblocked: set[int]) -> None:
+    def _said(self, event_id: str, feedback: LoggedFeedback, blocked: set[int], unblocked: set[int]) -> None:
         told = [item for item in feedback.items if item.about or "not_interested" in item.signals]
-        found = find_decision(self._log, feedback.event_id) if told else None
+        found = find_decision(self._log, event_id) if told else None
         if found is None:
             return
         decision = records.read_stored(found.payload, Decision, what="a decision")

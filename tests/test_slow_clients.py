@@ -12,7 +12,7 @@ import pytest
 from tests.service import RunningService, call
 
 N_STUCK = 40
-HALF = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b'{"candidates":'
+HALF = b"POST /v1/rank HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n" + b'{"candidates":'
 
 
 @pytest.fixture

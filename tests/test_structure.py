@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "pure",
         frozenset(
             {
+                "bandit.apps",
                 "bandit.attributes",
                 "bandit.columns",
                 "bandit.config",

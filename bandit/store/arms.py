@@ -54,10 +54,11 @@ def note_arm(txn: Txn, position: int, event_id: str, decision: Decision) -> None
     """Put a decision that was just logged down under its arm, if it has one."""
     if decision.arm is None:
         return
+    stored = txn.stored(event_id)
     txn.execute(
         "INSERT INTO arm_decisions (experiment, arm, viewer, decision_pos, event_id, ts, deferred)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (decision.experiment, decision.arm, decision.user or event_id, position, event_id, txn.now, decision.deferred),
+        (decision.experiment, decision.arm, decision.user or stored, position, stored, txn.now, decision.deferred),
     )
 
 

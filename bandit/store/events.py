@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
 from bandit import records
+from bandit.apps import app_and_id
 from bandit.errors import IdConflict
 from bandit.fold import closes_at
 from bandit.records import ActivateReply, ActivateRequest, Decision, Feedback, FeedbackResult
-from bandit.store.log import EventLog, Txn
+from bandit.store.log import EventLog, Source, Txn, stored_in
 
 
 class StoredDecision(NamedTuple):
@@ -55,22 +56,22 @@ _DECISION = (
 )
 
 
-def find_decision(source: EventLog | Txn, event_id: str) -> StoredDecision | None:
+def _rows(source: Source, sql: str, parameters: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    return source.execute(sql, parameters).fetchall() if isinstance(source, Txn) else source.query(sql, parameters)
+
+
+def find_decision(source: Source, event_id: str) -> StoredDecision | None:
     """The decision that bears this event id."""
-    if isinstance(source, Txn):
-        row = source.execute(_DECISION, (event_id,)).fetchone()
-    else:
-        rows = source.query(_DECISION, (event_id,))
-        row = rows[0] if rows else None
-    return None if row is None else StoredDecision._make(row)
+    rows = _rows(source, _DECISION, (stored_in(source, event_id),))
+    return StoredDecision._make(rows[0]) if rows else None
 
 
-def slots_of(source: EventLog | Txn, event_id: str) -> list[str]:
+def slots_of(source: Source, event_id: str) -> list[str]:
     """Event ids of the decisions that are slots of one page, which are its own with ``#`` and more behind it."""
     sql = "SELECT event_id FROM log WHERE kind = 'decision' AND event_id > ? AND event_id < ?"
-    between = (f"{event_id}#", f"{event_id}$")
-    rows = source.execute(sql, between).fetchall() if isinstance(source, Txn) else source.query(sql, between)
-    return [row[0] for row in rows]
+    stored = stored_in(source, event_id)
+    found = [row[0] for row in _rows(source, sql, (f"{stored}#", f"{stored}$"))]
+    return found if isinstance(source, EventLog) else [app_and_id(one)[1] for one in found]
 
 
 def decisions_at(log: EventLog, positions: Sequence[int]) -> dict[int, StoredDecision]:
@@ -96,12 +97,13 @@ def same_body(found: StoredDecision, body_hash: bytes, event_id: str) -> StoredD
     return found
 
 
-def follow_ups(log: EventLog, event_id: str) -> list[FollowUp]:
+def follow_ups(source: Source, event_id: str) -> list[FollowUp]:
     """Feedback and activations of an event, in the log's order."""
-    rows = log.query(
+    rows = _rows(
+        source,
         "SELECT pos, ts, kind, CAST(payload AS BLOB) FROM log"
         " WHERE kind IN ('activation', 'feedback') AND event_id = ? ORDER BY pos",
-        (event_id,),
+        (stored_in(source, event_id),),
     )
     return list(map(FollowUp._make, rows))
 
@@ -125,7 +127,7 @@ def append_feedback(
     """
     event_id = feedback.event_id
     feedback_id = None if feedback.feedback_id is UNSET else feedback.feedback_id
-    if feedback_id is not None and txn.execute("SELECT 1 FROM log WHERE feedback_id = ?", (feedback_id,)).fetchone():
+    if feedback_id is not None and _told_before(txn, feedback_id) is not None:
         return FeedbackResult(event_id=event_id, status="duplicate", feedback_id=feedback_id)
     found = find_decision(txn, event_id)
     status: records.FeedbackStatus = "pending"
@@ -147,6 +149,12 @@ def append_feedback(
     return FeedbackResult(event_id=event_id, status=status, feedback_id=feedback_id, unknown=unknown)
 
 
+def _told_before(txn: Txn, feedback_id: str) -> bytes | None:
+    """Body hash of the feedback that bears this id; None if none does."""
+    row = txn.execute("SELECT body_hash FROM log WHERE feedback_id = ?", (txn.stored(feedback_id),)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 def check_feedback_ids(txn: Txn, sent: list[tuple[Feedback, bytes]]) -> None:
     """Refuse the whole call if a ``feedback_id`` in it was used before with another body.
 
@@ -157,8 +165,8 @@ def check_feedback_ids(txn: Txn, sent: list[tuple[Feedback, bytes]]) -> None:
     for feedback, body_hash in sent:
         if feedback.feedback_id is UNSET:
             continue
-        row = txn.execute("SELECT body_hash FROM log WHERE feedback_id = ?", (feedback.feedback_id,)).fetchone()
-        before = seen.setdefault(feedback.feedback_id, row[0] if row else body_hash)
+        known = _told_before(txn, feedback.feedback_id)
+        before = seen.setdefault(feedback.feedback_id, body_hash if known is None else known)
         if before != body_hash:
             conflicts.append(feedback.feedback_id)
     if conflicts:
@@ -181,12 +189,9 @@ _ACTIVATION = (
 )
 
 
-def first_activation(source: EventLog | Txn, event_id: str) -> tuple[float, bytes] | None:
+def first_activation(source: Source, event_id: str) -> tuple[float, bytes] | None:
     """(ts, body hash) of the activation that counts."""
-    if isinstance(source, Txn):
-        row = source.execute(_ACTIVATION, (event_id,)).fetchone()
-        return None if row is None else (row[0], row[1])
-    rows = source.query(_ACTIVATION, (event_id,))
+    rows = _rows(source, _ACTIVATION, (stored_in(source, event_id),))
     return (rows[0][0], rows[0][1]) if rows else None
 
 

@@ -18,6 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlite_utils import Database
 
+from bandit.apps import stored_id
 from bandit.errors import BanditError, LogUnavailable
 from bandit.store.schema import migrations
 
@@ -53,12 +54,26 @@ class Txn:
     """An open write transaction: the newest state of the log, and its time.
 
     :ivar now: the ``ts`` of every record this transaction writes; never before that of an earlier record
+    :ivar app: whose ids those are that it is given; None: ids are as they stand in the log
     """
 
-    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: float, app: str | None = None) -> None:
+        self._connection = connection
         self.execute = connection.execute
         self.executemany = connection.executemany
         self.now = now
+        self.app = app
+
+    def of(self, app: str) -> Txn:
+        """The same transaction, for ids as an app knows them."""
+        return Txn(self._connection, self.now, app)
+
+    def stored(self, own_id: str) -> str:
+        """An id as it stands in the log.
+
+        :raises InvalidRequest: it would be another app's
+        """
+        return own_id if self.app is None else stored_id(self.app, own_id)
 
     def append(
         self,
@@ -75,6 +90,8 @@ class Txn:
 
         :param user: whose it is, so that their next feed heeds it at once
         """
+        event_id = None if event_id is None else self.stored(event_id)
+        feedback_id = None if feedback_id is None else self.stored(feedback_id)
         cursor = self.execute(
             _INSERT, (self.now, kind, event_id, feedback_id, body_hash, payload.decode(), candidates, user)
         )
@@ -432,3 +449,38 @@ class EventLog:
     def payload_at(self, position: int) -> bytes:
         """Payload of the record at a position that is known to exist."""
         return bytes(self.query("SELECT CAST(payload AS BLOB) FROM log WHERE pos = ?", (position,))[0][0])
+
+
+class AppLog:
+    """The log as an app sees it: reads and writes by ids as the app knows them, and reaches no others.
+
+    :param app: empty for the app without a name
+    """
+
+    def __init__(self, log: EventLog, app: str) -> None:
+        self.log = log
+        self.app = app
+
+    def stored(self, own_id: str) -> str:
+        """An id as it stands in the log.
+
+        :raises InvalidRequest: it would be another app's
+        """
+        return stored_id(self.app, own_id)
+
+    def append(self, write: Callable[[Txn], T]) -> T:
+        """`EventLog.append`, with a transaction for this app's ids."""
+        return self.log.append(lambda txn: write(txn.of(self.app)))
+
+    def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """`EventLog.query`; ids in it are as they stand in the log."""
+        return self.log.query(sql, parameters)
+
+
+#: Where an event is looked up by its id: as an app knows it, or, in the log itself, as it stands there.
+Source = EventLog | AppLog | Txn
+
+
+def stored_in(source: Source, event_id: str) -> str:
+    """The id as it stands in the log."""
+    return event_id if isinstance(source, EventLog) else source.stored(event_id)

@@ -345,3 +345,53 @@ def m013_arm_models(db: Database) -> None:
     )
     db.execute("CREATE INDEX arm_models_digest ON arm_models(digest)")
     db.execute("ALTER TABLE holds ADD COLUMN arm TEXT")
+
+
+@migrations()
+def m014_apps(db: Database) -> None:
+    """The views again, with the app of each event apart from its id; see `bandit.apps`."""
+    at = "strftime('%Y-%m-%dT%H:%M:%fZ', ts, 'unixepoch')"
+    app = "substr({0}, 1, max(instr({0}, char(31)) - 1, 0))"
+    own = "substr({0}, instr({0}, char(31)) + 1)"
+    for name in ("decisions", "slots", "feedback"):
+        db.execute(f"DROP VIEW {name}")
+    db.create_view(
+        "decisions",
+        f"""SELECT pos, {at} AS at, {app.format("event_id")} AS app, {own.format("event_id")} AS event_id,
+            json_extract(payload, '$.user') AS user,
+            length(candidates) / 4 AS n_candidates,
+            json_extract(payload, '$.scored') AS scored,
+            json_array_length(payload, '$.slots') AS n_slots,
+            json_extract(payload, '$.model') AS model,
+            json_extract(payload, '$.config') AS config,
+            json_extract(payload, '$.fallback') AS fallback,
+            coalesce(json_extract(payload, '$.deferred'), 0) AS deferred,
+            json_extract(payload, '$.shared') AS shared
+        FROM log WHERE kind = 'decision'""",
+    )
+    db.create_view(
+        "slots",
+        f"""SELECT log.pos AS decision_pos, {app.format("log.event_id")} AS app,
+            {own.format("log.event_id")} AS event_id, slot.key AS slot,
+            json_extract(slot.value, '$[0]') AS id,
+            json_extract(slot.value, '$[1]') AS item_version,
+            json_extract(slot.value, '$[2]') AS propensity,
+            json_extract(slot.value, '$[3]') AS score,
+            json_extract(slot.value, '$[4]') AS exploratory,
+            outcomes.status, outcomes.evidence, outcomes.reward
+        FROM log, json_each(log.payload, '$.slots') AS slot
+        LEFT JOIN outcomes ON outcomes.decision_pos = log.pos AND outcomes.slot = slot.key
+        WHERE log.kind = 'decision'""",
+    )
+    db.create_view(
+        "feedback",
+        f"""SELECT log.pos, {at} AS at, {app.format("log.event_id")} AS app,
+            {own.format("log.event_id")} AS event_id, {own.format("log.feedback_id")} AS feedback_id,
+            json_extract(item.value, '$.id') AS id,
+            json_extract(item.value, '$.signals') AS signals,
+            json_extract(item.value, '$.seen') AS seen,
+            json_extract(item.value, '$.reward') AS reward,
+            json_extract(item.value, '$.final') AS final
+        FROM log, json_each(log.payload, '$.items') AS item
+        WHERE log.kind = 'feedback'""",
+    )

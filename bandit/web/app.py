@@ -104,7 +104,7 @@ def _answerer(service: Service, route: Route, gate: Gate, working: threading.Sem
         try:
             gate.check_page(incoming)
             with working:
-                given = route.handler(service, incoming, **parameters)
+                given = route.handler(service.of(caller.app, sees_all="admin" in caller.scopes), incoming, **parameters)
             body = given.body if isinstance(given.body, bytes) else b"" if given.body is None else encode(given.body)
         except Exception as error:
             return _refused(route.path, error)

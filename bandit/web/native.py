@@ -77,7 +77,7 @@ def activate(service: Service, http: Incoming, event_id: str) -> Answer:
 
 
 def event(service: Service, http: Incoming, event_id: str) -> Answer:
-    return Answer(200, service.event(event_id))
+    return Answer(200, service.event(event_id, app=http.query().get("app")))
 
 
 def put_items(service: Service, http: Incoming) -> Answer:

@@ -121,6 +121,8 @@ def _operation(route: Route, schema_of: dict[Any, Any], *, keys: bool) -> dict[s
     ]
     if route.handler.__name__ == "put_config":
         parameters.append({"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string"}})
+    if route.handler.__name__ == "event":
+        parameters.append({"name": "app", "in": "query", "schema": {"type": "string"}, "description": "whose event"})
     if parameters:
         operation["parameters"] = parameters
     if route.request is not None:

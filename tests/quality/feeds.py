@@ -169,7 +169,7 @@ def played(name: str, policy: str, seed: int, quick: bool) -> tuple[World, Playe
         if isinstance(made, InProcess):
             # Between two requests it also trains, which is no part of an answer.
             timed: Any = Timed(made.service.rank)
-            made.service.rank = timed
+            made.service.rank = timed  # type: ignore[method-assign]
         else:
             timed = Timed(made.rank)
             made.rank = timed  # type: ignore[method-assign]
