@@ -15,7 +15,7 @@ from numba import njit
 
 from bandit.attributes import Attributes, attributes_of
 from bandit.profiles import LENGTH_KEYS, LENGTHS, LONG_HALF_LIFE, NO_TASTES, SHORT_HALF_LIFE, Tastes
-from bandit.statistics import TALLY_WIDTH
+from bandit.statistics import OFFERED, TALLY_WIDTH
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -79,6 +79,24 @@ class Places(NamedTuple):
     item: I64
     creator: I64
     tags: I64
+
+
+def known_to_arm(places: Places, tallies: F64, own: F64, own_at: I64) -> tuple[Places, F64]:
+    """Places and tallies of the same candidates as an arm that learns apart knows them.
+
+    :param own: shape (k, TALLY_WIDTH), tallies of its own; not yet where OFFERED is 0
+    :param own_at: shape (m,) or shorter, by row of ``tallies`` where in ``own`` the arm's stands; 0 for none
+    """
+    n = len(places.item)
+    used, at = np.unique(np.concatenate([[0, 1], places.item, places.creator, places.tags]), return_inverse=True)
+    view = tallies[used]
+    mine = own_at[np.minimum(used, len(own_at) - 1)] * (used < len(own_at))
+    mine *= mine < len(own)
+    has = own[mine, OFFERED] > 0.0
+    # How often it was offered is the same for all.
+    view[has, :OFFERED] = own[mine[has], :OFFERED]
+    at = at[2:]
+    return Places(at[:n], at[n : 2 * n], at[2 * n :]), view
 
 
 def dense_columns(attributes: Attributes, places: Places, tallies: F64, tastes: Tastes, now: float) -> F32:

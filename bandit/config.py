@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bandit.errors import BanditError, InvalidConfig, InvalidSetting, LogUnavailable, UnsupportedArgument
-from bandit.experiments import Experiment, arm_of, experiment_faults, laid_over
+from bandit.experiments import Experiment, apart_of, arm_of, experiment_faults, laid_over
 from bandit.exploration import Budget, Exploration, annealed, budget_of, warnings_of
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from bandit.guard import Guard, check_guard
@@ -359,6 +359,31 @@ class LiveConfig:
     @property
     def etag(self) -> str:
         return f'"{self.version}"'
+
+
+def own_label(configs: Mapping[int, LiveConfig], version: int, arm: str | None) -> str | None:
+    """Under what name an arm that learns apart has statistics of its own; None: it shares those of all feeds.
+
+    :param configs: all versions up to ``version``, which say since when it learns apart: who begins again is another
+    """
+    apart = apart_of(configs[version].document.experiment)
+    if apart is None or arm is None:
+        return None
+    began = version
+    while (before := configs.get(began - 1)) is not None:
+        other = apart_of(before.document.experiment)
+        if other is None or other.experiment != apart.experiment or arm not in (other.champion, *other.others):
+            break
+        began -= 1
+    return f"{apart.experiment}/{arm}/{began}"
+
+
+def own_labels(configs: Mapping[int, LiveConfig]) -> list[str]:
+    """Those of all arms that learn apart under the newest of these configs."""
+    newest = max(configs, default=0)
+    apart = apart_of(configs[newest].document.experiment) if configs else None
+    labels = [own_label(configs, newest, arm) for arm in ((apart.champion, *apart.others) if apart is not None else ())]
+    return [label for label in labels if label is not None]
 
 
 # ---------------------------------------------------------------- settings of a start

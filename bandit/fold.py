@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from bandit.config import LiveConfig
+from bandit.config import LiveConfig, own_label, own_labels
 from bandit.records import ActivateRequest, Decision, Door, Feedback, ItemFeedback, LoggedFeedback, Slot, UserRecord
 from bandit.reward import aggregate, combine
 from bandit.signals import LengthsOf, no_lengths, worth
@@ -68,12 +68,16 @@ class Lesson(NamedTuple):
 class Observer(Protocol):
     """Who is told what happened, as it happens: `bandit.statistics`."""
 
-    def served(self, decision: Decision, candidates: bytes, ts: float, position: int) -> None:
-        """A feed was drawn from these item versions."""
+    def apart(self, labels: Collection[str]) -> None:
+        """The arms that learn apart are these from here on; see `bandit.config.own_label`."""
+
+    def served(self, decision: Decision, candidates: bytes, ts: float, position: int, label: str | None) -> None:
+        """A feed was drawn from these item versions, in this arm if it learns apart."""
 
     def seen(
-        self, user: str | None, slot: Slot, ts: float, reward: float, before: float | None, signals: Mapping[str, float]
-    ) -> None:
+        self, user: str | None, slot: Slot, ts: float, reward: float, before: float | None,
+        signals: Mapping[str, float], label: str | None,
+    ) -> None:  # fmt: skip
         """A slot was seen, and earned so much as far as is known; ``before`` is what it was said to have earned."""
 
     def unseen(self, user: str, slots: Sequence[Slot], served_at: float) -> None:
@@ -252,6 +256,7 @@ class Fold:
         self._early: dict[str, int] = {}
         self._pending: dict[str, dict[int, Record]] = {}
         self._expiring: list[tuple[float, int, str]] = []
+        self._labels: dict[tuple[int, str], str | None] = {}
         self.counts: Counter[str] = Counter()
 
     # ------------------------------------------------------------ what the trainer asks
@@ -312,6 +317,8 @@ class Fold:
             self._activate(record)
         elif record.kind == "user" and self._observer is not None and self.observing:
             self._observer.signed_up(_user(record.payload))
+        elif record.kind == "config" and self._observer is not None and self.observing:
+            self._observer.apart(own_labels(self._configs))
         return lessons
 
     def _close_due(self, record: Record) -> list[Lesson]:
@@ -350,7 +357,7 @@ class Fold:
         stored = None
         if self._observer is not None and self.observing:
             stored = _decision(record.payload)
-            self._observer.served(stored, record.candidates or b"", record.ts, record.pos)
+            self._observer.served(stored, record.candidates or b"", record.ts, record.pos, self._label(decision))
         if self._watcher is not None:
             stored = stored or _decision(record.payload)
             config = self._configs[header.config].of(header.arm)
@@ -483,7 +490,16 @@ class Fold:
         decision.counted[place] = reward
         if self.observing:
             assert self._observer is not None
-            self._observer.seen(decision.user, slot, ts, reward, before, signals)
+            self._observer.seen(decision.user, slot, ts, reward, before, signals, self._label(decision))
+
+    def _label(self, decision: _Open) -> str | None:
+        """Whose statistics it counts for, beside those of all."""
+        if decision.arm is None:
+            return None
+        key = decision.config, decision.arm
+        if key not in self._labels:
+            self._labels[key] = own_label(self._configs, *key)
+        return self._labels[key]
 
     def _close(self, decision: _Open, record: Record) -> Iterator[Lesson]:
         if self._on_close is not None:

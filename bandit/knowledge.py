@@ -7,14 +7,14 @@ changed; all that a request sees is of one epoch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Container, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from bandit.attributes import Attributes, AttributeTable, ItemAttributes
-from bandit.columns import Places
+from bandit.columns import Places, known_to_arm
 from bandit.statistics import TALLY_WIDTH, TOTAL
 
 I32 = npt.NDArray[np.int32]
@@ -24,9 +24,29 @@ F64 = npt.NDArray[np.float64]
 #: Rows of the table of tallies.
 EVERYTHING, NOTHING = 0, 1
 
-#: (position, log time) of the newest epoch, and tallies as of it: those that changed after an earlier one, and those
-#: of some keys.
-ReadTallies = Callable[[int, Sequence[int]], tuple[int, float, Mapping[int, Sequence[float]]]]
+
+class ReadTallies(Protocol):
+    """Tallies as of the newest epoch."""
+
+    def __call__(self, after: int, keys: Sequence[int], known: Container[str]) -> Read:
+        """Those that changed after an earlier epoch, and those of some keys.
+
+        :param known: arms whose own tallies are known as of the earlier epoch; of others all are given
+        """
+
+
+class Read(NamedTuple):
+    """Position and log time of an epoch, and tallies as of it.
+
+    :ivar labels: arms that learn apart
+    :ivar own: their own tallies, by label and key
+    """
+
+    position: int
+    at: float
+    tallies: Mapping[int, Sequence[float]]
+    labels: Collection[str]
+    own: Mapping[tuple[str, int], Sequence[float]]
 
 
 class EpochView(NamedTuple):
@@ -35,11 +55,15 @@ class EpochView(NamedTuple):
     :ivar position: of the log, that they hold
     :ivar at: its log time
     :ivar tallies: shape (m, TALLY_WIDTH)
+    :ivar own: shape (k, TALLY_WIDTH), those of arms that learn apart; row 0 is nothing's
+    :ivar own_at: by label, see `known_to_arm`
     """
 
     position: int
     at: float
     tallies: F64
+    own: F64
+    own_at: Mapping[str, I64]
 
 
 class Known(NamedTuple):
@@ -48,6 +72,13 @@ class Known(NamedTuple):
     attributes: Attributes
     places: Places
     epoch: EpochView
+
+    def to(self, label: str | None) -> tuple[Places, F64]:
+        """Where the candidates' tallies stand in which table, as an arm knows them; None: as all do."""
+        own_at = None if label is None else self.epoch.own_at.get(label)
+        if own_at is None:
+            return self.places, self.epoch.tallies
+        return known_to_arm(self.places, self.epoch.tallies, self.epoch.own, own_at)
 
 
 class Knowledge:
@@ -65,7 +96,8 @@ class Knowledge:
         self._creator_at = np.zeros(1024, np.int64)
         self._tag_at = np.zeros(1024, np.int64)
         self._n_tags = 0
-        self._epoch = EpochView(0, 0.0, np.zeros((2, TALLY_WIDTH)))
+        self._own_row: dict[tuple[str, int], int] = {}
+        self._epoch = EpochView(0, 0.0, np.zeros((2, TALLY_WIDTH)), np.zeros((1, TALLY_WIDTH)), {})
         self.refresh()
 
     def add(self, rows: I32, items: Sequence[ItemAttributes]) -> None:
@@ -100,23 +132,46 @@ class Knowledge:
 
     def _update(self, new: Sequence[int]) -> None:
         before = self._epoch
-        position, at, found = self._read(before.position, new)
-        if position == before.position and not new:
+        read = self._read(before.position, new, before.own_at)
+        if read.position == before.position and not new and set(read.labels) == set(before.own_at):
             return
         for key in new:
             self._place_of[key] = len(self._place_of) + 1
         size = len(self._place_of) + 1
-        changed = [(place, tally) for key, tally in found.items() if (place := self._place_of.get(key)) is not None]
+        place_of = self._place_of
+        changed = [(place, tally) for key, tally in read.tallies.items() if (place := place_of.get(key)) is not None]
         tallies = before.tallies
         if size > len(tallies):
             tallies = np.zeros((2 * size, TALLY_WIDTH))
             tallies[: len(before.tallies)] = before.tallies
-        elif position != before.position:
+        elif read.position != before.position:
             # Readers hold the old one. Rows of new keys alone nobody reads yet.
             tallies = tallies.copy()
         if changed:
             tallies[[place for place, _ in changed]] = [tally for _, tally in changed]
-        self._epoch = EpochView(position, at, tallies)
+        own, own_at = self._own(before, read)
+        self._epoch = EpochView(read.position, read.at, tallies, own, own_at)
+
+    def _own(self, before: EpochView, read: Read) -> tuple[F64, Mapping[str, I64]]:
+        """Tallies that arms have for themselves, and where they stand."""
+        if not read.labels:
+            self._own_row.clear()
+            return np.zeros((1, TALLY_WIDTH)), {}
+        own_at = {label: before.own_at.get(label, np.zeros(1, np.int64)) for label in read.labels}
+        found = [(one, tally) for one, tally in read.own.items() if one[1] in self._place_of and one[0] in own_at]
+        if not found:
+            return before.own, own_at
+        for label in {one[0] for one, _ in found}:
+            own_at[label] = _longer(own_at[label], len(self._place_of) + 2)
+        for one, _ in found:
+            if one not in self._own_row:
+                row = self._own_row[one] = len(self._own_row) + 1
+                # A reader of an older epoch finds nothing there.
+                own_at[one[0]][self._place_of[one[1]]] = row
+        own = np.zeros((max(len(before.own), len(self._own_row) + 1), TALLY_WIDTH))
+        own[: len(before.own)] = before.own
+        own[[self._own_row[one] for one, _ in found]] = [tally for _, tally in found]
+        return own, own_at
 
     def of(self, rows: I32) -> Known:
         """What is known of these rows, as of one epoch."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bandit import records
 from bandit.columns import NAMES
-from bandit.config import Config
+from bandit.config import Config, own_labels
 from bandit.experiments import Apart, apart_of
 from bandit.features import resolve_item, with_dense
 from bandit.fold import Fold, Lesson, Record
@@ -106,8 +106,10 @@ class Course:
         self._loop = loop
         self._voids = voids(log)
         # Only those that were there: what a record does must not depend on a config that came after it.
-        before = [row for row in log.read_kinds(["config"]) if row.pos < reads_from]
-        self._configs = {live.version: live for live in map(read_config, (row.payload for row in before))}
+        every = [(row.pos, read_config(row.payload)) for row in log.read_kinds(["config"])]
+        self._configs = {live.version: live for at, live in every if at < reads_from}
+        if statistics is not None:
+            statistics.apart(own_labels({live.version: live for at, live in every if at <= counted}))
         self.fold = Fold(
             self._configs,
             log.payload_at,

@@ -7,7 +7,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from bandit import records, ruling
 from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Resolved
 from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
-from bandit.config import Config, LiveConfig
+from bandit.config import Config, LiveConfig, own_label, own_labels
 from bandit.entry import Entry
 from bandit.errors import CorruptModel, LogUnavailable
 from bandit.experiments import Experiment
 from bandit.explain import contributions
 from bandit.exploration import expected_share
 from bandit.features import hash_resolved, resolve_item, resolve_shared, with_dense
-from bandit.knowledge import EVERYTHING
+from bandit.knowledge import EVERYTHING, Read
 from bandit.records import (
     Candidate,
     CandidateId,
@@ -110,10 +110,12 @@ class Ranker:
         self._log = data.log
         self._clock = clock
         self._monotonic = monotonic
-        self._cache = CandidateCache(self._look_up, self._version_text, self._read_tallies, data.settings.cache_items)
-        self._viewers = ViewerReader(self._log)
         self._control_pos = self._log.last_position()
         self.configs = all_configs(self._log)
+        self._labels = frozenset(own_labels(self.configs))
+        self._label: dict[tuple[int, str | None], str | None] = {}
+        self._cache = CandidateCache(self._look_up, self._version_text, self._read_tallies, data.settings.cache_items)
+        self._viewers = ViewerReader(self._log)
         self.config: LiveConfig = self.configs[max(self.configs)]
         self.snapshot: Snapshot | None = None
         self.model_problem: str | None = None
@@ -133,9 +135,17 @@ class Ranker:
             for item_id, item in current_items(self._log, ids).items()
         }
 
-    def _read_tallies(self, after: int, keys: Sequence[int]) -> tuple[int, float, Mapping[int, Sequence[float]]]:
-        epoch, tallies = changed_tallies(self._log, after=after, keys=keys)
-        return epoch.position, epoch.at, tallies
+    def _read_tallies(self, after: int, keys: Sequence[int], known: Container[str]) -> Read:
+        labels = self._labels
+        wanted = {label: after if label in known else 0 for label in labels}
+        epoch, tallies, own = changed_tallies(self._log, after=after, keys=keys, labels=wanted)
+        return Read(epoch.position, epoch.at, tallies, labels, own)
+
+    def _label_of(self, config: LiveConfig) -> str | None:
+        key = config.version, config.arm
+        if key not in self._label:
+            self._label[key] = own_label(self.configs, *key)
+        return self._label[key]
 
     def _version_text(self, version: int) -> bytes:
         return stored_versions(self._log, [version])[version][1]
@@ -158,8 +168,11 @@ class Ranker:
                     self._cache.forget([withdrawn.id])
             config = newest_config(rows)
             if config is not None:
-                self.configs = all_configs(self._log)
-                self.config = self.configs[config.version]
+                configs = all_configs(self._log)
+                # Requests that are under way may go by the config before.
+                self._labels = frozenset([*own_labels(self.configs), *own_labels(configs)])
+                self.configs = configs
+                self.config = configs[config.version]
             if any(row.kind in ("rollback", "release") for row in rows):
                 # First, so that no request that has read so far ranks with another model.
                 self.refresh()
@@ -273,17 +286,23 @@ class Ranker:
         if snapshot is not None:
             snapshot = snapshot.of(experiment, config.arm)
         resolved = self._cache.resolve(request.candidates)
+        label = self._label_of(config)
+        if label is not None and label not in resolved.known.epoch.own_at:
+            # The experiment has just begun: what is known of it has not been read yet.
+            self._cache.refresh()
+            resolved = self._cache.resolve(request.candidates)
         n = len(resolved.rows)
         seed = seed_of(own.stored(event_id), self._data.secret)
 
         viewer = NOBODY if user is None else self._viewers.read(user.id)
         epoch = resolved.known.epoch
-        dense = dense_columns(resolved.known.attributes, resolved.known.places, epoch.tallies, viewer.tastes, epoch.at)
+        places, tallies = resolved.known.to(label)
+        dense = dense_columns(resolved.known.attributes, places, tallies, viewer.tastes, epoch.at)
         shared = resolve_shared(
             None if user is None else user.id,
             {} if user is None or user.features is UNSET else user.features,
             {} if request.context is UNSET else request.context,
-            profile=viewer_features(viewer.tastes, epoch.tallies[EVERYTHING]),
+            profile=viewer_features(viewer.tastes, tallies[EVERYTHING]),
         )
         state = np.full(n, ELIGIBLE, np.uint8)
         n_slots = document.slots if request.slots is UNSET else request.slots
@@ -296,8 +315,8 @@ class Ranker:
                 viewer.seen_at,
                 viewer.blocked,
                 viewer.tastes,
-                epoch.tallies,
-                resolved.known.places.item,
+                tallies,
+                places.item,
             ),
             state,
             ids=resolved.ids,

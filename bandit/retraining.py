@@ -17,7 +17,7 @@ from bandit.statistics import Statistics
 from bandit.store.data import DataDirectory
 from bandit.store.items import versions
 from bandit.store.models import Written, newest_models, publish_of, trainer_state, write_outcomes
-from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, stored_viewer
+from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, own_tallies, stored_viewer
 
 LESSONS_AT_ONCE = 1_000
 
@@ -82,7 +82,7 @@ def retrain(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
     epoch = newest_epoch(log)
-    statistics = Statistics(lambda numbers: versions(log, numbers), _stored(data), all_tallies(log))
+    statistics = Statistics(lambda numbers: versions(log, numbers), _stored(data), all_tallies(log), own_tallies(log))
     state = trainer_state(log)
     known = 0 if state is None else state.position
     new: list[Lesson] = []

@@ -1,5 +1,9 @@
 """Statistics of items and viewers, folded from the log: the fold tells what was served, seen and said.
 
+Where the arms of an experiment learn apart each has tallies of its own beside those of all feeds: what an arm knows of
+an item is what was known when the arm began, and what its own feeds have shown since. So one arm does not live off
+another one's finds. They end with the arm; those of all feeds go on. Viewers are in one arm each.
+
 What they become as features stands in `bandit.columns`. Nothing here asks a clock: an item forgets with its own
 showings, a viewer with their own swipes.
 """
@@ -7,7 +11,7 @@ showings, a viewer with their own swipes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -40,6 +44,7 @@ class Statistics:
     :param versions_of: (id, features text) by item version
     :param viewer_of: a viewer as stored, None for one that was never stored
     :param tallies: as stored
+    :param own: the same of arms that learn apart, by their labels; of what has changed since they began
     :param keep: given viewers that are let go from memory; where they are stored at every `clean`, nobody need
     :param on_change: told of a viewer before they change for the first time since `clean`
     """
@@ -49,6 +54,7 @@ class Statistics:
         versions_of: Callable[[Sequence[int]], Mapping[int, tuple[str, bytes]]],
         viewer_of: Callable[[str], bytes | None] = lambda user: None,
         tallies: Mapping[int, Tally] | None = None,
+        own: Mapping[str, Mapping[int, Tally]] | None = None,
         *,
         keep: Callable[[str, bytes], None] | None = None,
         on_change: Callable[[str, Viewer], None] | None = None,
@@ -63,6 +69,8 @@ class Statistics:
             {key: tally[OFFERED] for key, tally in self._tallies.items() if tally[OFFERED]},
             {key for key, tally in self._tallies.items() if tally[SEEN]},
         )
+        self._own: dict[str, dict[int, Tally]] = {label: dict(rows) for label, rows in (own or {}).items()}
+        self._changed_own: set[tuple[str, int]] = set()
         self._viewers: dict[str, Viewer] = {}
         self._items: dict[int, ItemAttributes] = {}
         self._changed_tallies: set[int] = set()
@@ -83,6 +91,19 @@ class Statistics:
         """How many of these candidates, item versions, no viewer has seen yet."""
         return self._offered.never_seen(versions)
 
+    def own_tally(self, label: str, key: int) -> Tally:
+        """Of an arm that learns apart. How often items were offered is the same for all; here it is 1."""
+        return [*self._own[label][key][:OFFERED], 1.0]
+
+    def changed_own(self) -> list[tuple[str, int]]:
+        """(label, key) of the tallies of arms that changed since `clean`, in order."""
+        return sorted(self._changed_own)
+
+    @property
+    def own(self) -> Mapping[str, Mapping[int, Tally]]:
+        """Of the arms that learn apart, by label, what is their own."""
+        return self._own
+
     def changed_tallies(self) -> list[int]:
         """Keys of the tallies that changed since `clean`, ascending."""
         return sorted(self._changed_tallies | self._offered.changed())
@@ -90,6 +111,7 @@ class Statistics:
     def clean(self) -> None:
         """What changed has been stored."""
         self._changed_tallies.clear()
+        self._changed_own.clear()
         self._offered.clean()
         self.changed_viewers.clear()
         self.new_names.clear()
@@ -118,27 +140,38 @@ class Statistics:
         for key in self.changed_tallies():
             state.update(np.array([key], np.int64).tobytes())
             state.update(np.array(self.tally(key), np.float64).tobytes())
+        for label, key in self.changed_own():
+            state.update(label.encode() + b"\0" + np.array([key], np.int64).tobytes())
+            state.update(np.array(self.own_tally(label, key), np.float64).tobytes())
         for user in sorted(self.changed_viewers):
             state.update(user.encode() + b"\0" + self.viewer(user).encode())
         return state.hexdigest()
 
     # ------------------------------------------------------------ told by the fold
 
-    def served(self, decision: Decision, candidates: bytes, ts: float, position: int) -> None:
+    def apart(self, labels: Collection[str]) -> None:
+        """The arms that learn apart are these: who is no more is forgotten, and who begins knows what all do."""
+        self._own = {label: self._own.get(label, {}) for label in labels}
+        self._changed_own = {one for one in self._changed_own if one[0] in self._own}
+
+    def served(self, decision: Decision, candidates: bytes, ts: float, position: int, label: str | None) -> None:
         """A feed was drawn.
 
         :param candidates: item versions, as the log has them: little-endian uint32
+        :param label: of the arm that it is part of, if that learns apart
         """
         self._offered.count(np.frombuffer(candidates, "<u4"), position)
         items = self._items_of(decision.slots)
         for item in items:
-            self._tally(item.item, ts)[SHOWN] += 1.0
+            for tally in self._touch(item.item, ts, label):
+                tally[SHOWN] += 1.0
         if decision.user is not None:
             self._change(decision.user).served((item.identity for item in items), ts)
 
     def seen(
-        self, user: str | None, slot: Slot, ts: float, reward: float, before: float | None, signals: Mapping[str, float]
-    ) -> None:
+        self, user: str | None, slot: Slot, ts: float, reward: float, before: float | None,
+        signals: Mapping[str, float], label: str | None,
+    ) -> None:  # fmt: skip
         """A slot was seen, and earned so much as far as is known.
 
         :param before: its reward as it was counted earlier; None at the first time
@@ -147,14 +180,15 @@ class Statistics:
         keys = [key for key in (item.item, item.creator, *item.tags) if key]
         if before is None:
             self._offered.mark_seen(item.item)
-            _add(self._tally(TOTAL, ts), reward, item, signals, TOTAL_HALF_LIFE)
-            for key in keys:
-                _add(self._tally(key, ts), reward, item, signals, HALF_LIFE)
+            for key in (TOTAL, *keys):
+                for tally in self._touch(key, ts, label):
+                    _add(tally, reward, item, signals, HALF_LIFE if key else TOTAL_HALF_LIFE)
             if user is not None:
                 self._change(user).observe(item, reward)
         elif reward != before:
             for key in (TOTAL, *keys):
-                self._tally(key, ts)[REWARD] += reward - before
+                for tally in self._touch(key, ts, label):
+                    tally[REWARD] += reward - before
             if user is not None:
                 self._change(user).amend(item, reward - before)
 
@@ -190,14 +224,34 @@ class Statistics:
                 self._on_change(user, viewer)
         return viewer
 
-    def _tally(self, key: int, ts: float) -> Tally:
+    def _touch(self, key: int, ts: float, label: str | None) -> list[Tally]:
+        """Where something counts that happened in an arm: among all, and in the arm if it learns apart.
+
+        What happened in none of those that learn apart is known to all of them.
+        """
         self._changed_tallies.add(key)
         tally = self._tallies.get(key)
         if tally is None:
             tally = self._tallies[key] = [*_NOTHING]
-        if tally[FIRST_AT] == 0.0:
-            tally[FIRST_AT] = ts
-        return tally
+        found = [tally]
+        if label in self._own:
+            for other, rows in self._own.items():
+                if key not in rows:
+                    # Until now it has known what all did.
+                    rows[key] = [*tally]
+                    self._changed_own.add((other, key))
+            found.append(self._own[label][key])
+            self._changed_own.add((label, key))
+        elif self._own:
+            # Where an arm has none of its own this one is its, too.
+            for other, rows in self._own.items():
+                if key in rows:
+                    found.append(rows[key])
+                    self._changed_own.add((other, key))
+        for one in found:
+            if one[FIRST_AT] == 0.0:
+                one[FIRST_AT] = ts
+        return found
 
     def _items_of(self, slots: Sequence[Slot]) -> list[ItemAttributes]:
         missing = sorted({slot.version for slot in slots} - self._items.keys())

@@ -48,7 +48,7 @@ from bandit.store.models import (
     write_trainer_state,
 )
 from bandit.store.serving import append_hold, kept_models, last_hold
-from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, stored_viewer
+from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, own_tallies, stored_viewer
 
 IDLE_S = 0.02
 STATE_EVERY_S = 1.0
@@ -101,7 +101,10 @@ class Trainer:
         self._keeper.go_on()
         self._epoch = newest_epoch(self._log)
         self._statistics = Statistics(
-            lambda numbers: versions(self._log, numbers), self._stored_viewer, all_tallies(self._log)
+            lambda numbers: versions(self._log, numbers),
+            self._stored_viewer,
+            all_tallies(self._log),
+            own_tallies(self._log),
         )
         self._loop = LoopCounts(
             loop_state(self._log),

@@ -119,7 +119,7 @@ def user_story(log: EventLog, user: str) -> UserReply | None:
     stored = stored_viewer(log, user)
     if stored is None and now.read_to == 0:
         return None
-    total = list(changed_tallies(log, after=1 << 62, keys=[TOTAL])[1].get(TOTAL, [0.0] * TALLY_WIDTH))
+    total = list(changed_tallies(log, after=1 << 62, keys=[TOTAL]).tallies.get(TOTAL, [0.0] * TALLY_WIDTH))
     told = told_tastes(now.tastes, total)[:MOST_TASTES]
     names = names_of(log, [one.key for one in told])
     interests = () if stored is None else Viewer.decode(stored.body).interests

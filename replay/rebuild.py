@@ -139,6 +139,7 @@ def rebuild(data: Path, *, progress: Callable[[int, int], None] = lambda done, o
                 lambda numbers: versions(log, numbers),
                 lambda user: kept.get(user) or begin.statistics.body(user),
                 begin.statistics.tallies,
+                begin.statistics.own,
                 keep=kept.put,
             )
             course = begin.course(log, learner, statistics, scratch=Path(scratch))

@@ -9,19 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.attributes import key_of
 from bandit.cli import main as server
+from bandit.columns import NAMES
 from bandit.commands.models import main as models_command
+from bandit.config import own_label, own_labels
 from bandit.errors import CorruptModel
 from bandit.experiments import Apart
 from bandit.fold import Lesson
 from bandit.learner import Learner
 from bandit.learners import Learners
 from bandit.model_args import ModelArgs
+from bandit.records import Slot
 from bandit.service import Service
+from bandit.statistics import REWARD, SEEN, Statistics
 from bandit.store.bases import bases
 from bandit.store.models import PublishedModel, arm_models, newest_models
 from bandit.store.serving import last_hold
 from bandit.trainer import HalfLearned, Trainer
+from bandit.web.app import create_app
 from replay import evaluate
 from replay.events import Needs
 from replay.policies.feed import parse_feed
@@ -116,6 +122,69 @@ def test_an_arm_without_its_model_is_refused(main: Learner) -> None:
     main.close()
 
 
+# ---------------------------------------------------------------- what each knows of items
+
+
+def test_an_arm_knows_what_was_known_when_it_began_and_what_its_own_feeds_showed() -> None:
+    statistics = Statistics(lambda numbers: {number: (f"v{number}", b'{"creator":"c"}') for number in numbers})
+
+    def see(label: str | None, version: int, reward: float) -> None:
+        slot = Slot(f"v{version}", version, 1.0, None, False)
+        statistics.seen(None, slot, 5.0, reward, None, {}, label)
+
+    def known(label: str, version: int) -> list[float]:
+        key = key_of("item", f"v{version}")
+        tally = statistics.own_tally(label, key) if key in statistics.own[label] else statistics.tally(key)
+        return tally[SEEN : REWARD + 1]
+
+    see(None, 1, 1.0)
+    statistics.apart(["x/a/2", "x/b/2"])
+    before = statistics.digest("")
+    assert known("x/a/2", 1) == known("x/b/2", 1) == [1.0, 1.0]
+    # From before the experiment, heard of late: all know it.
+    see(None, 2, 1.0)
+    assert known("x/a/2", 2) == known("x/b/2", 2) == [1.0, 1.0]
+    see("x/a/2", 1, 0.5)
+    see("x/b/2", 2, 0.25)
+    assert known("x/a/2", 1) == pytest.approx([2.0, 1.5], rel=1e-3)
+    assert known("x/b/2", 1) == [1.0, 1.0]
+    assert known("x/a/2", 2) == [1.0, 1.0]
+    assert known("x/b/2", 2) == pytest.approx([2.0, 1.25], rel=1e-3)
+    # Of their creator, each its own; of all, all.
+    creator = key_of("creator", "c")
+    assert statistics.own_tally("x/a/2", creator)[REWARD] == pytest.approx(2.5, rel=1e-2)
+    assert statistics.tally(creator)[REWARD] == pytest.approx(2.75, rel=1e-2)
+    # Late news still reach both, what each has of its own too.
+    see(None, 1, 1.0)
+    assert known("x/a/2", 1)[0] == pytest.approx(3.0, rel=1e-3)
+    assert known("x/b/2", 1)[0] == pytest.approx(2.0, rel=1e-3)
+    # Who comes later knows what is known by all; who goes is forgotten.
+    statistics.apart(["x/a/2", "x/c/3"])
+    assert known("x/c/3", 2) == pytest.approx([2.0, 1.25], rel=1e-3)
+    see("x/a/2", 2, 0.0)
+    assert known("x/c/3", 2) == pytest.approx([2.0, 1.25], rel=1e-3)
+    assert {label for label, _ in statistics.changed_own()} == {"x/a/2", "x/c/3"}
+    assert statistics.digest("") != before
+
+
+def test_an_arm_that_begins_again_is_another(api: Api, loop: Loop) -> None:
+    trial = as_json(("a", 0.5, {}), ("b", 0.5, {}), learn_from="own")
+    for change in (
+        trial,
+        {"slots": 5},
+        {"experiment": None},
+        trial,
+        as_json(("b", 0.5, {}), ("c", 0.5, {}), learn_from="own"),
+    ):
+        assert put(api, change).status == 200
+    configs = loop.service.ranker.configs
+    assert own_labels({1: configs[1]}) == []
+    assert [own_label(configs, version, "b") for version in range(1, 7)] == [
+        None, "trial/b/2", "trial/b/2", None, "trial/b/5", "trial/b/5"
+    ]  # fmt: skip
+    assert own_labels(configs) == ["trial/b/5", "trial/c/6"]
+
+
 # ---------------------------------------------------------------- through the service
 
 
@@ -195,6 +264,39 @@ def test_each_arm_learns_from_its_own_feeds_alone_and_is_served_what_it_learned(
     result = rebuild(apart.data.path)
     assert result.ok, result.mismatch
     assert result.published > 3 * 6
+
+
+def test_what_one_arm_finds_is_unknown_to_the_other(api: Api, loop: Loop) -> None:
+    put(api, as_json(("a", 0.5, {}), ("b", 0.5, {}), learn_from="own"))
+    loop.learn()
+    reward = NAMES.index("item_reward")
+    viewers: dict[str, str] = {}
+    for k in range(20):
+        viewers[api.call("POST", "/v1/rank", {"candidates": ["v0"], "user": {"id": f"u{k}"}}).body["arm"]] = f"u{k}"
+
+    def ask(arm: str) -> float:
+        body = api.call("POST", "/v1/rank", {"candidates": ["v0"], "user": {"id": viewers[arm]}}).body
+        return stored(loop, body["event_id"]).slots[0].dense[reward]
+
+    assert ask("a") == ask("b") == 0.0
+    for _ in range(6):
+        # Something else earns nothing, so that v0 is better than the mean.
+        for item, earned in (("v0", 1.0), ("v1", 0.0)):
+            body = api.call("POST", "/v1/rank", {"candidates": [item], "user": {"id": viewers["a"]}}).body
+            told = [{"id": item, "reward": earned, "seen": True, "final": True}]
+            api.call("POST", "/v1/feedback", {"event_id": body["event_id"], "items": told})
+    loop.learn()
+    assert ask("a") > 0.1
+    assert ask("b") == 0.0
+    # A worker that starts now reads the same.
+    api = Api(create_app(Service(loop.data, clock=loop.clock)).test_client())
+    assert ask("b") == 0.0
+    assert ask("a") > 0.1
+    put(api, {"experiment": None})
+    loop.end_windows()
+    assert ask("b") > 0.1
+    loop.end_windows()
+    assert loop.data.log.query("SELECT count(*) FROM arm_tallies") == [(0,)]
 
 
 def history_of(loop: Loop, arm: str) -> set[str]:
@@ -408,15 +510,18 @@ def test_replay_draws_every_arm_again_with_the_model_it_had(api: Api, apart: Loo
         assert (body["model_version"] if found is None else found.digest) == own.digest
     policy = parse_feed("likes", "config:2/likes")
     policy.prepare(log)
-    checked = 0
+    checked = alike = 0
     for batch in log.batches(Needs()):
         propensity = policy.assign(batch, False).propensity
         for i, entry in enumerate(batch.source.entries):
             slots = slice(batch.starts[i], batch.starts[i + 1])
+            dense, own = batch.source.dense(i, "likes"), batch.source.dense(i)
+            alike += bool((dense == own).all())
             if entry.decision.arm == "likes":
+                np.testing.assert_array_equal(dense, own)
                 assert propensity[slots] == pytest.approx(batch.propensity[slots], rel=1e-9)
                 checked += 1
-    assert checked
+    assert 0 < checked < alike < n
     policy.close()
     history.close()
     log.close()

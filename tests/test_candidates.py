@@ -9,6 +9,7 @@ import pytest
 
 from bandit.candidates import CATALOGUED, UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, number, unnumbered
 from bandit.errors import InvalidFeatures, InvalidRequest
+from bandit.knowledge import Read
 from bandit.records import Candidate
 
 
@@ -37,7 +38,7 @@ def catalogue() -> Catalogue:
 
 def cache_of(catalogue: Catalogue, capacity: int = 100) -> CandidateCache:
     return CandidateCache(
-        catalogue.look_up, catalogue.version_text, lambda after, keys: (0, 0.0, {}), capacity
+        catalogue.look_up, catalogue.version_text, lambda after, keys, known: Read(0, 0.0, {}, (), {}), capacity
     )
 
 
@@ -66,9 +67,7 @@ def test_the_catalogues_word_on_an_id_is_known_however_the_candidate_is_sent(cat
 def test_inline_features_are_another_row_than_the_catalogues(catalogue: Catalogue) -> None:
     catalogue.put("a", 1)
     cache = cache_of(catalogue)
-    bare, own, other = (
-        cache.resolve([one]).rows[0] for one in ("a", inline("a", b'{"x":1}'), inline("a", b'{"x":2}'))
-    )
+    bare, own, other = (cache.resolve([one]).rows[0] for one in ("a", inline("a", b'{"x":1}'), inline("a", b'{"x":2}')))
     assert len({int(bare), int(own), int(other)}) == 3
     assert cache.resolve([inline("a", b'{"x":1}')]).rows[0] == own
 

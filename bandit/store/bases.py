@@ -1,7 +1,7 @@
 """Bases: records from which a fold can begin, and the digest-named files with the statistics of that moment.
 
-A file is a sequence of frames, each its length (little-endian uint32) and its bytes: a header, the tallies, then the
-viewers in the order of their ids. The model of a base stands with all other models.
+A file is a sequence of frames, each its length (little-endian uint32) and its bytes: a header, the tallies, those of
+arms that learn apart, then the viewers in the order of their ids. The model of a base stands with all other models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bandit.records import Base
 from bandit.statistics import TALLY_WIDTH, Tally
 from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
-from bandit.store.statistics import NO_EPOCH, StoredEpoch, StoredViewer, all_tallies
+from bandit.store.statistics import NO_EPOCH, StoredEpoch, StoredViewer, all_tallies, own_tallies
 
 _FILE = re.compile(r"^[0-9a-f]{32}\.base$")
 _LENGTH = struct.Struct("<I")
@@ -45,6 +45,13 @@ class _Header(Struct, array_like=True):
     digest: str
 
 
+class _Own(Struct, array_like=True):
+    """Of an arm that learns apart."""
+
+    label: str
+    tallies: bytes
+
+
 class _Viewer(Struct, array_like=True):
     user: str
     position: int
@@ -53,7 +60,10 @@ class _Viewer(Struct, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _header = msgspec.msgpack.Decoder(_Header).decode
+_own = msgspec.msgpack.Decoder(list[_Own]).decode
 _viewer = msgspec.msgpack.Decoder(_Viewer).decode
+#: Before arms could learn apart there was no frame for them.
+_FORMAT: Final = 2
 
 
 # ---------------------------------------------------------------- records
@@ -94,17 +104,20 @@ class Snapshot:
 
     :ivar epoch: which these statistics are
     :ivar tallies: by key
+    :ivar own: those of arms that learn apart, by label and key
     """
 
     def __init__(
         self,
         epoch: StoredEpoch,
         tallies: Mapping[int, Tally],
+        own: Mapping[str, Mapping[int, Tally]] | None = None,
         path: Path | None = None,
         places: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self.epoch = epoch
         self.tallies = tallies
+        self.own = own or {}
         self._path = path
         self._places = places or {}
 
@@ -188,7 +201,7 @@ class BaseFiles:
                     frame = file.read(_LENGTH.unpack(length)[0])
                     state.update(length)
                     state.update(frame)
-                    if len(head) < 2:
+                    if len(head) < (2 if head and _header(head[0]).format == 1 else 3):
                         head.append(frame)
                     else:
                         places[_viewer(frame).user] = (at + _LENGTH.size, len(frame))
@@ -196,13 +209,11 @@ class BaseFiles:
             if state.hexdigest() != digest:
                 raise CorruptModel(f"base {digest} is not what was written: its bytes have changed", digest=digest)
             header = _header(head[0])
+            tallies = _unpacked(head[1])
+            own = {one.label: _unpacked(one.tallies) for one in (_own(head[2]) if len(head) > 2 else [])}
         except (OSError, struct.error, IndexError, msgspec.DecodeError) as error:
             raise CorruptModel(f"base {digest} cannot be read ({error})", digest=digest) from None
-        n = len(head[1]) // (8 * (1 + TALLY_WIDTH))
-        keys = np.frombuffer(head[1], np.int64, n).tolist()
-        values = np.frombuffer(head[1], np.float64, n * TALLY_WIDTH, 8 * n).reshape(n, TALLY_WIDTH).tolist()
-        epoch = StoredEpoch(header.position, header.at, header.digest)
-        return Snapshot(epoch, dict(zip(keys, values, strict=True)), path, places)
+        return Snapshot(StoredEpoch(header.position, header.at, header.digest), tallies, own, path, places)
 
     def keep_only(self, digests: Collection[str | None]) -> None:
         """Delete all other files.
@@ -217,12 +228,23 @@ class BaseFiles:
                 path.unlink(missing_ok=True)
 
 
-def _frames(log: EventLog, epoch: StoredEpoch, without: frozenset[str]) -> Iterator[bytes]:
-    yield _encode(_Header(1, *epoch))
-    tallies = all_tallies(log)
+def _packed(tallies: Mapping[int, Tally]) -> bytes:
     keys = sorted(tallies)
     values = np.array([tallies[key] for key in keys], np.float64).reshape(len(keys), TALLY_WIDTH)
-    yield np.array(keys, np.int64).tobytes() + values.tobytes()
+    return np.array(keys, np.int64).tobytes() + values.tobytes()
+
+
+def _unpacked(data: bytes) -> dict[int, Tally]:
+    n = len(data) // (8 * (1 + TALLY_WIDTH))
+    keys = np.frombuffer(data, np.int64, n).tolist()
+    values = np.frombuffer(data, np.float64, n * TALLY_WIDTH, 8 * n).reshape(n, TALLY_WIDTH).tolist()
+    return dict(zip(keys, values, strict=True))
+
+
+def _frames(log: EventLog, epoch: StoredEpoch, without: frozenset[str]) -> Iterator[bytes]:
+    yield _encode(_Header(_FORMAT, *epoch))
+    yield _packed(all_tallies(log))
+    yield _encode([_Own(label, _packed(rows)) for label, rows in sorted(own_tallies(log).items())])
     last = ""
     while True:
         rows = log.query(

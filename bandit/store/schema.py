@@ -395,3 +395,25 @@ def m014_apps(db: Database) -> None:
         FROM log, json_each(log.payload, '$.items') AS item
         WHERE log.kind = 'feedback'""",
     )
+
+
+@migrations()
+def m015_arm_tallies(db: Database) -> None:
+    """Tallies of arms that learn apart, as of the newest epoch; of ended ones until they are deleted."""
+    db.execute(
+        """CREATE TABLE arm_tallies (
+            label TEXT NOT NULL,
+            key INTEGER NOT NULL,
+            epoch INTEGER NOT NULL,
+            shown REAL NOT NULL,
+            seen REAL NOT NULL,
+            reward REAL NOT NULL,
+            watched REAL NOT NULL,
+            completion REAL NOT NULL,
+            negative REAL NOT NULL,
+            first_at REAL NOT NULL,
+            offered REAL NOT NULL,
+            PRIMARY KEY (label, key)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX arm_tallies_epoch ON arm_tallies(label, epoch)")

@@ -14,6 +14,8 @@ from bandit.store.log import EventLog, LogRow, Txn
 
 # Of one viewer, so many records since what was published of them are read; the newest count.
 MAX_OWN_ROWS = 200
+# Of an arm that is no more, so many tallies are deleted at an epoch.
+MOST_FORGOTTEN = 500
 
 _LOGGED = "SELECT pos, CAST(payload AS BLOB) FROM log WHERE kind = 'epoch' AND pos > ? AND pos <= ?"
 _TALLY = "shown, seen, reward, watched, completion, negative, first_at, offered"
@@ -82,6 +84,16 @@ def append_epoch(txn: Txn, statistics: Statistics, epoch: StoredEpoch) -> None:
         [(key, epoch.position, *statistics.tally(key)) for key in statistics.changed_tallies()],
     )
     txn.executemany(
+        f"INSERT OR REPLACE INTO arm_tallies (label, key, epoch, {_TALLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(label, key, epoch.position, *statistics.own_tally(label, key)) for label, key in statistics.changed_own()],
+    )
+    # Of arms that are no more, some at a time.
+    txn.execute(
+        "DELETE FROM arm_tallies WHERE (label, key) IN (SELECT label, key FROM arm_tallies"
+        " WHERE label NOT IN (SELECT value FROM json_each(?)) LIMIT ?)",
+        (msgspec.json.encode(list(statistics.own)).decode(), MOST_FORGOTTEN),
+    )
+    txn.executemany(
         "INSERT OR REPLACE INTO viewers (user, position, body) VALUES (?, ?, ?)",
         [(user, epoch.position, statistics.viewer(user).encode()) for user in sorted(statistics.changed_viewers)],
     )
@@ -96,21 +108,57 @@ def all_tallies(log: EventLog) -> dict[int, Tally]:
     return {row[0]: list(row[1:]) for row in log.query(f"SELECT key, {_TALLY} FROM tallies")}
 
 
-def changed_tallies(log: EventLog, *, after: int, keys: Sequence[int] = ()) -> tuple[StoredEpoch, dict[int, Tally]]:
-    """The newest epoch; and, as of it, the tallies that changed after an earlier one, and those of some keys.
+def own_tallies(log: EventLog) -> dict[str, dict[int, Tally]]:
+    """Those of arms that learn apart by label, as of the newest epoch; of ended ones too, as long as they are there."""
+    found: dict[str, dict[int, Tally]] = {}
+    for label, key, *tally in log.query(f"SELECT label, key, {_TALLY} FROM arm_tallies"):
+        found.setdefault(label, {})[key] = tally
+    return found
+
+
+class Changed(NamedTuple):
+    """Tallies as of the newest epoch.
+
+    :ivar own: of arms that learn apart, by label and key
+    """
+
+    epoch: StoredEpoch
+    tallies: dict[int, Tally]
+    own: dict[tuple[str, int], Tally]
+
+
+def changed_tallies(
+    log: EventLog, *, after: int, keys: Sequence[int] = (), labels: Mapping[str, int] | None = None
+) -> Changed:
+    """As of the newest epoch, the tallies that changed after an earlier one, and those of some keys.
 
     One statement, so one snapshot: what it says of one item is as old as what it says of another.
+
+    :param labels: of arms that learn apart, each with the epoch after which its own are wanted
     """
-    rows = log.query(
-        "SELECT * FROM (SELECT -1 AS key, position, at, digest, 0, 0, 0, 0, 0 FROM epochs"
+    wanted = msgspec.json.encode(list(keys)).decode()
+    sql = (
+        "SELECT * FROM (SELECT NULL, -1 AS key, position, at, digest, 0, 0, 0, 0, 0 FROM epochs"
         " ORDER BY position DESC LIMIT 1)"
-        f" UNION ALL SELECT key, {_TALLY} FROM tallies WHERE epoch > ?"
-        f" UNION ALL SELECT key, {_TALLY} FROM tallies WHERE key IN (SELECT value FROM json_each(?))",
-        (after, msgspec.json.encode(list(keys)).decode()),
+        f" UNION ALL SELECT NULL, key, {_TALLY} FROM tallies WHERE epoch > ?"
+        f" UNION ALL SELECT NULL, key, {_TALLY} FROM tallies WHERE key IN (SELECT value FROM json_each(?))"
     )
+    parameters: list[str | int] = [after, wanted]
+    for label, since in (labels or {}).items():
+        sql += (
+            f" UNION ALL SELECT label, key, {_TALLY} FROM arm_tallies WHERE label = ? AND epoch > ?"
+            f" UNION ALL SELECT label, key, {_TALLY} FROM arm_tallies WHERE label = ?"
+            " AND key IN (SELECT value FROM json_each(?))"
+        )
+        parameters += [label, since, label, wanted]
+    rows = log.query(sql, parameters)
     if not rows:
-        return NO_EPOCH, {}
-    return StoredEpoch._make(rows[0][1:4]), {row[0]: list(row[1:]) for row in rows[1:]}
+        return Changed(NO_EPOCH, {}, {})
+    return Changed(
+        StoredEpoch._make(rows[0][2:5]),
+        {row[1]: list(row[2:]) for row in rows[1:] if row[0] is None},
+        {(row[0], row[1]): list(row[2:]) for row in rows[1:] if row[0] is not None},
+    )
 
 
 def stored_viewer(log: EventLog, user: str) -> StoredViewer | None:

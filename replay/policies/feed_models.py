@@ -52,11 +52,12 @@ class Model(NamedTuple):
     learned_until: int | None = None
 
 
-def scores_of(model: Model, feeds: Feeds, i: int) -> NDArray[np.float32]:
+def scores_of(model: Model, feeds: Feeds, i: int, arm: str | None = None) -> NDArray[np.float32]:
     """Scores of all candidates of a decision, in the caller's order, by the kernel that serves.
 
     With what the service knew of them when it drew that decision, and not what it has known since.
 
+    :param arm: whose knowledge it is, if not that of the decision's own arm; see `Feeds.dense`
     :raises BadLog: the log lacks an item version, or gives other statistics than the decision saw
     """
     numbers = feeds.versions[feeds.of[i] : feeds.of[i + 1]]
@@ -66,7 +67,7 @@ def scores_of(model: Model, feeds: Feeds, i: int) -> NDArray[np.float32]:
         # Several policies ask for the same.
         shared = feeds.hashed[i] = hash_resolved(bytes(feeds.entries[i].decision.shared))
     scores = np.empty(len(numbers), np.float32)
-    dense = feeds.dense(i)
+    dense = feeds.dense(i, arm)
     if dense is None:
         score(view, rows, shared, model.weights, model.args, scores)
     else:

@@ -193,7 +193,8 @@ class RankedFeed(FeedPolicy):
             scores = scores_of(self._model, feeds, i)
         else:
             assert self._history is not None
-            scores = scores_of(self._history.model(self._served(feeds, i)[0] or ""), feeds, i)
+            digest, _, arm = self._served(feeds, i)
+            scores = scores_of(self._history.model(digest or ""), feeds, i, arm)
         rules = self._rules(feeds, i)
         draw = Draw.of(feeds, i, scores, drawing.asked, drawing.shortlist, floor, rules)
         if rules is not None:
@@ -218,17 +219,17 @@ class RankedFeed(FeedPolicy):
         attributes = feeds.items.attributes(feeds.versions[feeds.of[i] : feeds.of[i + 1]])
         return bound_otherwise(decision, own, rules, attributes)
 
-    def _served(self, feeds: Feeds, i: int) -> tuple[str | None, int]:
-        """The model that would have served a decision, and how much it had learned: that of the arm asked for, where
-        arms learned apart, else the one that did."""
+    def _served(self, feeds: Feeds, i: int) -> tuple[str | None, int, str | None]:
+        """The model that would have served a decision, how much it had learned, and whose it is: of the arm that is
+        asked for, where arms learned apart, else the one that did, and no arm."""
         entry = feeds.entries[i]
         decision = entry.decision
         if self._arm is not None and decision.arm not in (None, self._arm) and decision.model is not None:
             assert self._history is not None
             found = self._history.of_arm(self._arm, decision, entry.pos)
             if found is not None:
-                return found.digest, found.learned
-        return decision.model, decision.n_learned
+                return found.digest, found.learned, self._arm
+        return decision.model, decision.n_learned, None
 
     def _drawing(self, feeds: Feeds, i: int) -> Drawing:
         """How it draws a decision, but for the scores."""

@@ -77,11 +77,18 @@ class Feeds:
         """Feed rules of the decision at a place."""
         return self.bound.get(i, NOTHING)
 
-    def dense(self, i: int) -> F32 | None:
+    def dense(self, i: int, arm: str | None = None) -> F32 | None:
         """Dense columns of all candidates of a decision as they stood, shape (n, k); None if it had none.
 
+        :param arm: as this other arm would have seen them, where arms learn apart
         :raises BadLog: the log gives others than the decision saw
         """
+        if arm is not None and arm != self.entries[i].decision.arm:
+            entry = self.entries[i]
+            of_arm = self.past.columns([entry.decision], [entry.versions], [entry.pos], arm=arm)[0]
+            if isinstance(of_arm, BadLog):
+                raise of_arm
+            return of_arm
         if i not in self.known:
             if len(self.known) * len(self.versions) > MOST_CELLS * len(self.entries):
                 self.known.clear()

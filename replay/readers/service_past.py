@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.attributes import AttributeTable, attributes_of_item
-from bandit.columns import NAMES, Places, dense_columns, digest_of
+from bandit.columns import NAMES, Places, dense_columns, digest_of, known_to_arm
+from bandit.config import own_label, own_labels
 from bandit.errors import CorruptModel
 from bandit.fold import Fold, Joined
 from bandit.knowledge import EVERYTHING, NOTHING
@@ -27,7 +28,7 @@ from bandit.profiles import NO_TASTES, Tastes, Viewer
 from bandit.records import Decision, StatisticsStamp
 from bandit.signals import Lengths
 from bandit.statistics import TALLY_WIDTH, TOTAL, Statistics
-from bandit.store.configs import read_config
+from bandit.store.configs import all_configs, read_config
 from bandit.store.items import versions
 from bandit.store.log import LogRow
 from bandit.store.reading import ReadOnlyLog
@@ -61,7 +62,12 @@ class Past:
         self._counted: _Counted | None = None
 
     def columns(
-        self, decisions: Sequence[Decision], candidates: Sequence[U32], positions: Sequence[int]
+        self,
+        decisions: Sequence[Decision],
+        candidates: Sequence[U32],
+        positions: Sequence[int],
+        *,
+        arm: str | None = None,
     ) -> list[F32 | BadLog | None]:
         """Columns of all candidates of each decision, shape (n, k); None of one from before there were any.
 
@@ -69,6 +75,7 @@ class Past:
 
         :param candidates: item versions of each, in the caller's order
         :param positions: of the decisions' records
+        :param arm: as another arm would have known them, where arms learn apart; of that the decision has no digest
         """
         stamps = [one.statistics for one in decisions]
         order = sorted((max(one.epoch, one.viewer_pos), i) for i, one in enumerate(stamps) if one is not None)
@@ -76,12 +83,12 @@ class Past:
         with self._lock:
             for _, i in order:
                 try:
-                    found[i] = self._columns(decisions[i], candidates[i], positions[i])
+                    found[i] = self._columns(decisions[i], candidates[i], positions[i], arm)
                 except BadLog as error:
                     found[i] = error
         return found
 
-    def _columns(self, decision: Decision, candidates: U32, position: int) -> F32:
+    def _columns(self, decision: Decision, candidates: U32, position: int, arm: str | None) -> F32:
         stamp = decision.statistics
         assert stamp is not None
         width = len(decision.slots[0].dense) if decision.slots else len(NAMES)
@@ -92,10 +99,10 @@ class Past:
         if decision.user is not None and stamp.read_to > stamp.viewer_pos:
             said = own_interests(self._log, decision.user, after=stamp.viewer_pos, to=stamp.read_to)
             tastes = tastes if said is None else tastes.with_interests(said)
-        dense = counted.columns(candidates, stamp, tastes)
+        dense = counted.columns(candidates, decision, tastes, decision.arm if arm is None else arm)
         if width < len(NAMES):
             dense = np.ascontiguousarray(dense[:, :width])
-        if digest_of(dense) != stamp.digest:
+        if arm is None and digest_of(dense) != stamp.digest:
             raise BadLog(
                 f"the log gives other statistics at position {position} than the decision there saw; "
                 "`replay rebuild` tells more"
@@ -166,13 +173,16 @@ class _Counted:
             self._texts_of,
             lambda user: self._kept.get(user) or begin.statistics.body(user),
             begin.statistics.tallies,
+            begin.statistics.own,
             keep=self._kept.put,
             on_change=self._remember,
         )
         self._items = items
         self._base = begin.base.position
-        before = [row for row in log.read_kinds(["config"]) if row.pos < begin.base.reads_from]
-        self._configs = {live.version: live for live in (read_config(row.payload) for row in before)}
+        every = [(row.pos, read_config(row.payload)) for row in log.read_kinds(["config"])]
+        self._configs = {live.version: live for at, live in every if at < begin.base.reads_from}
+        self._statistics.apart(own_labels({live.version: live for at, live in every if at <= begin.base.position}))
+        self._all_configs = {live.version: live for _, live in every}
         self._payloads = Payloads(log)
         self._closed: list[Joined] = []
         self._fold = Fold(
@@ -187,13 +197,18 @@ class _Counted:
         self._seen, self._read, self._newest = begin.base_pos, begin.base.reads_from - 1, begin.base.epoch
         # Tallies as of the epoch where the table stands: after so many of the changes that are kept.
         self._tallies = np.zeros((1024, TALLY_WIDTH))
-        self._row_of: dict[int, int] = {TOTAL: EVERYTHING}
+        self._row_of: dict[int | tuple[str, int], int] = {TOTAL: EVERYTHING}
+        # Of arms that learn apart: by row of a tally of all, the row of their own.
+        self._own_at: defaultdict[str, I64] = defaultdict(lambda: np.zeros(1024, np.int64))
         self._changes: deque[_Change] = deque()
         self._stands = 0
         self._size = 0
         for key, tally in begin.statistics.tallies.items():
             row = self._row(key)
             self._tallies[row] = tally
+        for label, key in [(label, key) for label, rows in self._statistics.own.items() for key in rows]:
+            row = self._row_of_own(label, key)
+            self._tallies[row] = self._statistics.own_tally(label, key)
         self.oldest = begin.base.epoch
         # Of viewers, where they changed and what they were before.
         self._viewers: defaultdict[str, deque[tuple[int, Tastes]]] = defaultdict(deque)
@@ -245,11 +260,13 @@ class _Counted:
 
     def _end_epoch(self, position: int, keep: int) -> None:
         self._move_to(len(self._changes))
-        keys = self._statistics.changed_tallies()
-        rows = np.array([self._row(key) for key in keys], np.int64)
+        keys, own = self._statistics.changed_tallies(), self._statistics.changed_own()
+        rows = np.array([*map(self._row, keys), *(self._row_of_own(*one) for one in own)], np.int64)
         others = self._tallies[rows]
-        if keys:
-            self._tallies[rows] = [self._statistics.tally(key) for key in keys]
+        if len(rows):
+            self._tallies[rows] = [
+                *map(self._statistics.tally, keys), *(self._statistics.own_tally(*one) for one in own)
+            ]  # fmt: skip
         size = rows.nbytes + others.nbytes + 200
         for user, tastes in self._before.items():
             self._viewers[user].append((position, tastes))
@@ -273,7 +290,18 @@ class _Counted:
             if not kept:
                 del self._viewers[user]
 
-    def _row(self, key: int) -> int:
+    def _row_of_own(self, label: str, key: int) -> int:
+        """Where an arm's own tally stands; OFFERED is 0 there as long as it has none."""
+        new = (label, key) not in self._row_of
+        row = self._row((label, key))
+        if new:
+            at = self._row(key)
+            if at >= len(self._own_at[label]):
+                self._own_at[label] = np.concatenate([self._own_at[label], np.zeros(at, np.int64)])
+            self._own_at[label][at] = row
+        return row
+
+    def _row(self, key: int | tuple[str, int]) -> int:
         row = self._row_of.get(key)
         if row is None:
             # Row 1 is nothing's.
@@ -310,12 +338,18 @@ class _Counted:
                 return before
         return Tastes.of(self._statistics.viewer(user))
 
-    def columns(self, candidates: U32, stamp: StatisticsStamp, tastes: Tastes) -> F32:
-        """Of candidates, as of where the table stands."""
+    def columns(self, candidates: U32, decision: Decision, tastes: Tastes, arm: str | None) -> F32:
+        """Of a decision's candidates, as of where the table stands, as an arm knows them."""
+        assert decision.statistics is not None
         rows = self._known.rows(candidates, self._items)
-        return dense_columns(
-            self._known.attributes.gather(rows), self._known.places(rows), self._tallies, tastes, stamp.at
-        )
+        places, tallies = self._known.places(rows), self._tallies
+        if arm is not None and decision.config not in self._all_configs:
+            # A live log has grown meanwhile.
+            self._all_configs = all_configs(self._log)
+        label = None if arm is None else own_label(self._all_configs, decision.config, arm)
+        if label is not None:
+            places, tallies = known_to_arm(places, tallies, tallies, self._own_at[label])
+        return dense_columns(self._known.attributes.gather(rows), places, tallies, tastes, decision.statistics.at)
 
 
 class _Known:
