@@ -27,7 +27,9 @@ from bandit.errors import (
 from bandit.experiments import ArmSums, Experiment, apprenticeship, mean_of
 from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
+from bandit.health import TRAINER_SILENT_S, counted_of, facts_of, loop_reply
 from bandit.item_table import parse_features
+from bandit.loop.report import LoopReply
 from bandit.personalized import Personalized, slot_event
 from bandit.privacy import names_of, pseudonym_of, who_of
 from bandit.ranker import Ranker
@@ -87,8 +89,6 @@ from bandit.viewers import user_story
 ITEMS_A_TRANSACTION = 500
 # So many slots and no lesson: the clients send nothing that is evidence.
 UNPROVEN = 1_000
-# It writes its state every ten seconds even when idle.
-TRAINER_SILENT_S = 30.0
 # Who asks for an erasure hears of its end if it comes so soon.
 ERASE_WAIT_S = 2.0
 ERASE_LOOK_S = 0.05
@@ -667,6 +667,13 @@ class Service:
                 "one was seen, so nothing is learned; send watch_s or 'seen' of every seen slot"
             )
         return found
+
+    def loop(self) -> LoopReply:
+        """Is it learning? From what the trainer has counted; some milliseconds, however long the log.
+
+        :raises LogUnavailable: the log cannot be read
+        """
+        return loop_reply(counted_of(self.data), facts_of(self.data, self.ranker, now=self._clock()))
 
     def unready(self) -> list[str]:
         """Why this worker should get no traffic yet; empty if it should."""

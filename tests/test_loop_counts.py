@@ -24,7 +24,19 @@ from bandit.loop.comparison import (
     ratio_of,
     weighted,
 )
-from bandit.loop.counts import COMPARED, DAY, DRAWN, FEEDS, HOUR, KEPT_S, MINUTE, REWARD, SEEN, SLOT_REWARD, Stretch
+from bandit.loop.counts import (
+    COMPARED,
+    DAY,
+    DRAWN,
+    FEEDS,
+    HOUR,
+    KEPT_S,
+    MINUTE,
+    REWARD,
+    SEEN,
+    SLOT_REWARD,
+    Stretch,
+)
 from bandit.one_sided import LowerBound
 from bandit.records import ActivateRequest, Candidate, Decision, Feedback, ItemFeedback, RankRequest, User
 from bandit.store.data import DataDirectory
@@ -32,6 +44,8 @@ from bandit.store.loop import loop_state, stretches
 from tests.conftest import Clock, Loop
 
 N_ITEMS = 12
+# A model that is held takes its lessons back; what was earned stays.
+TAUGHT = "status IN ('learned', 'held')"
 
 
 def play(loop: Loop, n: int, *, seed: int = 1, learn_every: int = 25) -> None:
@@ -49,7 +63,9 @@ def play(loop: Loop, n: int, *, seed: int = 1, learn_every: int = 25) -> None:
         if kind == "altered":
             service.activate(reply.event_id, ActivateRequest(shown=shown[::-1]))
         items = [
-            ItemFeedback(item, reward=float(rng.random() < 0.1 + int(item[1:]) / 20), seen=True, final=kind == "whole")
+            ItemFeedback(
+                item, reward=float(rng.random() < 0.1 + int(item[1:]) / 20), seen=True, final=kind == "whole"
+            )
             for item in (shown if kind != "part" else shown[:1])
         ]
         feedback = Feedback(reply.event_id, items)
@@ -86,7 +102,9 @@ def test_counts_are_those_of_counting_by_hand(loop: Loop) -> None:
     counted = whole(loop).counts
     decisions = {
         pos: (event_id, msgspec.json.decode(payload, type=Decision))
-        for pos, event_id, payload in rows(loop, "SELECT pos, event_id, payload FROM log WHERE kind = 'decision'")
+        for pos, event_id, payload in rows(
+            loop, "SELECT pos, event_id, payload FROM log WHERE kind = 'decision'"
+        )
     }
     assert counted["decisions"] == len(decisions) == 240
     assert counted["slots"] == sum(len(one.slots) for _, one in decisions.values())
@@ -114,8 +132,7 @@ def test_counts_are_those_of_counting_by_hand(loop: Loop) -> None:
     assert counted["altered"] == len(shown) > 15
     assert counted["feeds"] == len(feeds)
     assert counted["answered"] == len(feeds & on_time)
-    # A model that is held takes its lessons back; what was earned stays.
-    learned = rows(loop, "SELECT decision_pos, slot, reward, evidence FROM outcomes WHERE status IN ('learned', 'held')")
+    learned = rows(loop, f"SELECT decision_pos, slot, reward, evidence FROM outcomes WHERE {TAUGHT}")
     assert counted["slots learned"] == counted["seen"] == len(learned)
     assert counted["evidence impression"] == sum(evidence == "impression" for *_, evidence in learned)
     assert counted["reward"] == pytest.approx(sum(reward for *_, reward, _ in learned))
@@ -126,13 +143,13 @@ def by_hand(loop: Loop) -> list[tuple[list[float], list[float], list[float], lis
     best, rewards."""
     learned = {
         (pos, slot): reward
-        for pos, slot, reward in rows(
-            loop, "SELECT decision_pos, slot, reward FROM outcomes WHERE status IN ('learned', 'held')"
-        )
+        for pos, slot, reward in rows(loop, f"SELECT decision_pos, slot, reward FROM outcomes WHERE {TAUGHT}")
     }
     shown = {event_id for (event_id,) in rows(loop, "SELECT event_id FROM log WHERE kind = 'activation'")}
     found = []
-    for pos, event_id, payload in rows(loop, "SELECT pos, event_id, payload FROM log WHERE kind = 'decision'"):
+    for pos, event_id, payload in rows(
+        loop, "SELECT pos, event_id, payload FROM log WHERE kind = 'decision'"
+    ):
         one = msgspec.json.decode(payload, type=Decision)
         if one.deferred or event_id in shown or one.fallback:
             continue
@@ -184,7 +201,7 @@ def test_slots_are_counted_one_by_one(loop: Loop) -> None:
             "SELECT count(*), total(json_extract(slot.value, '$[2]')) FROM log,"
             f" json_each(log.payload, '$.slots') AS slot WHERE kind = 'decision' AND slot.key = {place}",
         )[0]
-        seen = rows(loop, f"SELECT count(*), total(reward) FROM outcomes WHERE status IN ('learned', 'held') AND slot = {place}")
+        seen = rows(loop, f"SELECT count(*), total(reward) FROM outcomes WHERE {TAUGHT} AND slot = {place}")
         assert slots[place, DRAWN] == drawn[0]
         assert slots[place, 3] == pytest.approx(drawn[1])
         assert (slots[place, SEEN], slots[place, SLOT_REWARD]) == pytest.approx(seen[0])
@@ -211,7 +228,9 @@ def assert_same(one: Stretch, other: Stretch) -> None:
     assert one.slots == pytest.approx(other.slots)
 
 
-def test_a_killed_trainer_counts_nothing_twice_and_leaves_nothing_out(data: DataDirectory, clock: Clock) -> None:
+def test_a_killed_trainer_counts_nothing_twice_and_leaves_nothing_out(
+    data: DataDirectory, clock: Clock
+) -> None:
     loop = Loop(data, clock)
     for seed in range(3):
         play(loop, 60, seed=seed)

@@ -36,6 +36,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.loop.check",
                 "bandit.loop.comparison",
                 "bandit.loop.counts",
+                "bandit.loop.report",
+                "bandit.loop.words",
                 "bandit.model_args",
                 "bandit.nested",
                 "bandit.offered",
@@ -50,6 +52,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.slate",
                 "bandit.statistics",
                 "bandit.tokenizer",
+                "bandit.wording",
             }
         ),
     ),
@@ -75,7 +78,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         ),
     ),
     ("loops", frozenset({"bandit.personalized", "bandit.ranker", "bandit.retraining", "bandit.trainer"})),
-    ("service", frozenset({"bandit.service"})),
+    ("service", frozenset({"bandit.health", "bandit.service"})),
     ("web", frozenset({"bandit.web"})),
     ("replay", frozenset({"replay"})),
     (

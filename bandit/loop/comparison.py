@@ -139,7 +139,9 @@ class Comparing:
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
         self._bounds = {
-            target: (LowerBound.of(kept.more), LowerBound.of(kept.less)) if kept else (LowerBound(), LowerBound())
+            target: (LowerBound.of(kept.more), LowerBound.of(kept.less))
+            if kept
+            else (LowerBound(), LowerBound())
             for target in TARGETS
             for kept in [sequence.sides.get(target)]
         }

@@ -177,7 +177,9 @@ class LoopCounts:
             self.state.position = self._pos
             self._dirty = True
 
-    def decided(self, pos: int, event_id: str, decision: Decision, candidates: bytes, config: LiveConfig) -> None:
+    def decided(
+        self, pos: int, event_id: str, decision: Decision, candidates: bytes, config: LiveConfig
+    ) -> None:
         """A feed was drawn.
 
         :param config: that it was drawn with, of its arm
@@ -307,7 +309,9 @@ class LoopCounts:
             kept = self._stretches.get(key)
             if kept is None:
                 # Log time does not go back: those before it are full.
-                self._stretches = {k: s for k, s in self._stretches.items() if k[0] != span or k in self._changed}
+                self._stretches = {
+                    k: s for k, s in self._stretches.items() if k[0] != span or k in self._changed
+                }
                 kept = self._stretches[key] = self._stretch_of(*key) or Stretch()
             kept.add(now)
             self._changed.add(key)
@@ -318,7 +322,10 @@ class LoopCounts:
         first = place < SLOTS
         at, marks = place[first], slots.marks[first]
         for column, values in (
-            (DRAWN, None), (PROPENSITY, p[first]), (EXPLORED, (marks & _EXPLORED) / _EXPLORED), (CHANCES, n[first])
+            (DRAWN, None),
+            (PROPENSITY, p[first]),
+            (EXPLORED, (marks & _EXPLORED) / _EXPLORED),
+            (CHANCES, n[first]),
         ):
             now.slots[:, column] += np.bincount(at, values, SLOTS)
         counts = now.counts
@@ -396,7 +403,10 @@ class LoopCounts:
         first = int(begins[start])
         targets: dict[Target, tuple[F64, F64]] = {
             "chance": (weights["chance"], np.minimum(most, _MOST)),
-            "caller": (weights["caller"], np.where(known, np.minimum(n * np.minimum(most, _MOST), _MOST), one)),
+            "caller": (
+                weights["caller"],
+                np.where(known, np.minimum(n * np.minimum(most, _MOST), _MOST), one),
+            ),
         }
         self._comparing.add(
             {target: (w[first:], bound[first:]) for target, (w, bound) in targets.items()},
@@ -483,4 +493,3 @@ class _Slots:
         self.n_slots = np.array([len(one.marks) for one in drawn])
         self.starts = np.concatenate([[0], np.cumsum(self.n_slots)])
         self.place = np.arange(len(self.p)) - np.repeat(self.starts[:-1], self.n_slots)
-

@@ -47,7 +47,9 @@ def write_loop(txn: Txn, changes: Changes) -> None:
         ],
     )
     for span, start in changes.stretches:
-        txn.execute("DELETE FROM loop_stretches WHERE span_s = ? AND starts_at < ?", (span, start - KEPT_S[span]))
+        txn.execute(
+            "DELETE FROM loop_stretches WHERE span_s = ? AND starts_at < ?", (span, start - KEPT_S[span])
+        )
     for key, sums in changes.arms.items():
         row = txn.execute("SELECT groups FROM loop_arms WHERE experiment = ? AND arm = ?", key).fetchone()
         before = np.zeros_like(sums) if row is None else _array(row[0], ARM_COLUMNS)

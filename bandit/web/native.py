@@ -11,6 +11,7 @@ from msgspec import UNSET
 from bandit import records
 from bandit.config import Config, LiveConfig
 from bandit.errors import InvalidRequest, VersionMismatch, VersionRequired
+from bandit.loop.report import LoopReply
 from bandit.presets import PRESETS, PresetsReply
 from bandit.records import (
     ActivateReply,
@@ -172,6 +173,10 @@ def healthz(service: Service, http: Incoming) -> Answer:
     return Answer(200, HealthReply("degraded" if problems else "ok", problems))
 
 
+def loop(service: Service, http: Incoming) -> Answer:
+    return Answer(200, service.loop())
+
+
 def readyz(service: Service, http: Incoming) -> Answer:
     problems = service.unready()
     return Answer(503 if problems else 200, HealthReply("not ready" if problems else "ok", problems))
@@ -210,5 +215,6 @@ ROUTES: Final = (
     Route("GET", "/v1/experiment", experiment, "read", "How the arms of the experiment in force do", 200, None,
           ExperimentReply),
     Route("GET", "/healthz", healthz, None, "Is this worker alive, and what ails it", 200, None, HealthReply),
+    Route("GET", "/healthz/loop", loop, "read", "Is it learning, in sentences and numbers", 200, None, LoopReply),
     Route("GET", "/readyz", readyz, None, "Can this worker rank from a model", 200, None, HealthReply),
 )  # fmt: skip

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
+from bandit.web.pages.scale import Linear, Log, Tick, around
+from bandit.web.pages.svg import el, pct, picture, silent, told
 from replay.report import words
-from replay.report.scale import Linear, Log, Tick, around
-from replay.report.svg import el, pct, picture, silent, told
 from replay.results import Interval, Part, WeightSummary
 
 ROW: Final = 34

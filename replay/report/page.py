@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from bandit.web.pages import STYLESHEET, TEMPLATES
+from bandit.web.pages.scale import Linear, around
 from replay.report import charts, words
 from replay.report.quiet import quiet
-from replay.report.scale import Linear, around
 from replay.results import Check, Estimate, Evaluation, Part, PolicyAnswer
 
 HERE: Final = Path(__file__).parent

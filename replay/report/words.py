@@ -3,83 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from math import floor, isfinite, log10
+from math import isfinite
 
+from bandit.wording import about as about
+from bandit.wording import compact as compact
+from bandit.wording import number as number
+from bandit.wording import percent as percent
+from bandit.wording import places as places
+from bandit.wording import signed as signed
 from replay.results import Difference, Evaluation, Interval, LogSummary, PolicyAnswer
 
-MINUS = "\N{MINUS SIGN}"
-MOST_PLACES = 7
 ROUNDING = 1e-9
 """Difference to production, in shares of it, that is none."""
 FAR = 1000
 """From how many times as many events on their number is no longer said: it would not be believed."""
-
-
-def places(width: float) -> int:
-    """Decimal places that say something of a value known to within ``width``: two digits of it.
-
-    >>> places(0.013), places(4.2), places(260.0)
-    (3, 1, 0)
-    """
-    if not isfinite(width) or width <= 0:
-        return 4
-    return min(max(1 - floor(log10(width)), 0), MOST_PLACES)
-
-
-def number(value: float, digits: int = 4) -> str:
-    """With a true minus sign, and no minus before zero.
-
-    >>> number(-0.00004, 3), number(1234.5, 1)
-    ('0.000', '1,234.5')
-    """
-    if not isfinite(value):
-        return "–" if value != value else f"{MINUS if value < 0 else ''}∞"
-    text = f"{abs(value):,.{digits}f}"
-    return MINUS + text if value < 0 and float(text.replace(",", "")) else text
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """With its sign, unless it is zero as written."""
-    text = number(value, digits)
-    if not isfinite(value):
-        return text
-    return text if value <= 0 or not float(text.replace(",", "")) else "+" + text
-
-
-def compact(value: float) -> str:
-    """Three digits, for weights and effective sizes.
-
-    >>> compact(21739.1), compact(2.08), compact(0.0123)
-    ('21,739', '2.08', '0.0123')
-    """
-    if value == 0 or not isfinite(value):
-        return "0" if value == 0 else "unbounded"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    digits = max(2 - floor(log10(abs(value))), 0)
-    text = f"{value:.{min(digits, MOST_PLACES)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def about(n: int) -> str:
-    """Two digits: more would pretend.
-
-    >>> about(41234), about(87)
-    ('41,000', '87')
-    """
-    return f"{n:,}" if n < 100 else f"{round(n, 2 - len(str(n))):,}"
-
-
-def percent(share: float, digits: int | None = None) -> str:
-    """Without a sign.
-
-    >>> percent(0.1234), percent(0.004), percent(3.2)
-    ('12 %', '0.4 %', '320 %')
-    """
-    value = abs(100 * share)
-    if digits is None:
-        digits = 0 if value >= 10 else 1
-    return f"{value:,.{digits}f} %"
 
 
 def span(interval: Interval, digits: int, *, sign: bool = False) -> str:

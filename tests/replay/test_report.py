@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bandit.web.pages import scale, svg
 from replay import diagnostics
-from replay.report import charts, scale, svg, words
+from replay.report import charts, words
 from replay.report.page import render
 from replay.report.terminal import table
 from replay.results import Difference, Evaluation, Interval, LogSummary, Verdict

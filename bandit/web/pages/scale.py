@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from replay.report import words
+from bandit import wording
 
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 
@@ -41,7 +41,7 @@ class Linear(NamedTuple):
         power = 10.0 ** floor(log10(span / most))
         step = next(power * each for each in _STEPS if span / (power * each) <= most)
         digits = max(0, -floor(log10(step) + 1e-9) + (1 if abs(step / power - 2.5) < 1e-9 else 0))
-        write = words.signed if sign else words.number
+        write = wording.signed if sign else wording.number
         first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
         return [Tick(self.at(i * step), write(i * step, digits)) for i in range(first, last + 1)]
 
@@ -62,7 +62,7 @@ class Log(NamedTuple):
         """Powers of ten, at most so many."""
         first, last = ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9)
         step = max(1, ceil((last - first + 1) / most))
-        return [Tick(self.at(10.0**i), words.compact(10.0**i)) for i in range(first, last + 1) if i % step == 0]
+        return [Tick(self.at(10.0**i), wording.compact(10.0**i)) for i in range(first, last + 1) if i % step == 0]
 
 
 def around(values: Iterable[float], spans: Iterable[tuple[float, float]], *, room: float = 0.06) -> Linear:
