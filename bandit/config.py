@@ -429,6 +429,13 @@ SETTINGS = (
         "whether requests need an API key; auto: unless only this machine can reach the address (docs/operations.md)",
     ),
     Setting("rate_limit", 0.0, "requests/s", "that a worker grants each key; 0: no limit"),
+    Setting(
+        "demo",
+        "auto",
+        "on/off/auto",
+        "the demo at /feed; auto: where only this machine can reach the address, and it asks before it puts anything "
+        "into a log that others use",
+    ),
 )
 
 
@@ -454,6 +461,7 @@ class Settings:
     pseudonymise: bool = False
     keys: str = "auto"
     rate_limit: float = 0.0
+    demo: str = "auto"
 
     @property
     def needs_keys(self) -> bool:
@@ -557,8 +565,8 @@ def _fault_of(name: str, value: Any) -> str | None:
         return None if low <= value <= high else f"{name} is {value}; it must be from {low} to {high}"
     if name in ("data", "host"):
         return None if value else f"{name} is empty"
-    if name == "keys":
-        return None if value in ("on", "off", "auto") else f"keys is {value!r}; it must be on, off or auto"
+    if name in ("keys", "demo"):
+        return None if value in ("on", "off", "auto") else f"{name} is {value!r}; it must be on, off or auto"
     if name == "vw":
         try:
             ModelArgs.parse(value)

@@ -37,7 +37,7 @@ class Place(NamedTuple):
     name: str
 
 
-NAVIGATION: Final[tuple[Place, ...]] = (Place("/openapi.json", "API"),)
+NAVIGATION: Final[tuple[Place, ...]] = (Place("/feed", "Feed"), Place("/openapi.json", "API"))
 
 
 def page(
