@@ -210,6 +210,7 @@ class _Header(msgspec.Struct):
 #: (combined signals, explicit reward, the decision's config, length of the item version in seconds or 0) to a reward.
 RewardOf = Callable[[Mapping[str, float], float | None, LiveConfig, float], float | None]
 
+_SAID_BY = b'"said_by"'
 _header = msgspec.json.Decoder(_Header).decode
 _decision = msgspec.json.Decoder(Decision).decode
 _feedback = msgspec.json.Decoder(LoggedFeedback).decode
@@ -384,6 +385,8 @@ class Fold:
         if self._watcher is not None:
             self._watcher.reported(record.event_id or "", is_open=decision is not None)
         if decision is None:
+            if _SAID_BY in record.payload and self._observer is not None and self.observing:
+                self._said_late(_feedback(record.payload), record.ts)
             self._keep(record)
             return []
         feedback = _feedback(record.payload)
@@ -399,6 +402,14 @@ class Fold:
         if not final or not decision.activated or decision.altered:
             return []
         return [lesson for lesson in self._lessons(decision, stored, record, only=final) if lesson.status == "learned"]
+
+    def _said_late(self, feedback: LoggedFeedback, ts: float) -> None:
+        """What a viewer does not want they do not want, however old the feed is of which they say so."""
+        assert self._observer is not None
+        for item in feedback.items:
+            if feedback.said_by is not None and item.id in feedback.said_of:
+                slot = Slot(item.id, feedback.said_of[item.id], 1.0, None, False)
+                self._observer.said(feedback.said_by, slot, item, ts)
 
     def _activate(self, record: Record) -> None:
         decision = self._open.get(record.event_id or "")

@@ -199,10 +199,15 @@ class LoggedFeedback(Feedback, forbid_unknown_fields=True, omit_defaults=True):
     """A feedback as the log holds it.
 
     :param reward: of whatever stands first in the ranking, for those who need not know what that is
+    :param said_by: the viewer, if it came after the window and says what they are (not) interested in: that holds all
+        the same, and whoever folds the log may have forgotten the decision, or it may be deleted by then
+    :param said_of: item versions by id, of what it says that of
     """
 
     items: list[ItemFeedback] = []
     reward: Finite | None = None
+    said_by: str | None = None
+    said_of: dict[str, int] = {}
 
 
 class FeedbackBatch(Struct, forbid_unknown_fields=True):

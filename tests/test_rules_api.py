@@ -10,11 +10,13 @@ import pytest
 
 from bandit.service import Service
 from bandit.store.data import DataDirectory
+from bandit.trainer import Trainer
 from bandit.web.app import create_app
 from replay.errors import BadPolicy, Unsupported
 from replay.events import Assignment, Batch
 from replay.policies import parse_policy
 from replay.readers.service import ServiceLog
+from replay.rebuild import rebuild
 from tests.conftest import Api, Loop
 
 
@@ -297,3 +299,66 @@ def test_what_the_viewer_had_seen_cannot_be_asked_of_a_log_that_did_not_look(api
     configure(api, rules=[{"rule": "seen", "window_s": 60.0}])
     with pytest.raises(BadPolicy, match="seen"):
         list(assigned(loop, "config:3"))
+
+
+# ---------------------------------------------------------------- not interested, too late to teach
+
+
+def late(api: Api, loop: Loop, user: str, item: str, **said: Any) -> None:
+    """A feed of one item, whose viewer says something of it when its window is over."""
+    ranked = rank(api, [item], user={"id": user})
+    loop.end_windows()
+    body = {"event_id": ranked["event_id"], "items": [{"id": item, **said}]}
+    assert api.call("POST", "/v1/feedback", body).body["status"] == "late"
+
+
+def test_what_is_said_after_the_window_holds_beyond_the_next_profile(api: Api, loop: Loop) -> None:
+    configure(api, rules=[{"rule": "not_interested"}])
+    put(api, **CREATORS)
+    late(api, loop, "u1", "v0", signals={"not_interested": 1}, about=["creator"])
+    # From the viewer's own records, then from the profile, then from the profile that a restart reads.
+    for turn in range(3):
+        left = {one for _ in range(5) for one in ids_of(rank(api, list(CREATORS), user={"id": "u1"}))}
+        assert left == {"v1", "v3", "v5"}, turn
+        loop.end_windows()
+        loop.trainer.close()
+        loop.trainer = Trainer(loop.data, clock=loop.clock)
+    assert len(ids_of(rank(api, list(CREATORS), user={"id": "u2"}))) == 6
+    # The slot itself stays as it was when its window ended.
+    counts = loop.service.fold_counts()
+    assert counts.get("learned", 0) == 0
+    late(api, loop, "u1", "v1", signals={"not_interested": 0})
+    late(api, loop, "u1", "v3", signals={"not_interested": 1})
+    loop.learn()
+    assert set(ids_of(rank(api, list(CREATORS), user={"id": "u1"}))) == {"v1", "v5"}
+    result = rebuild(loop.data.path)
+    assert result.ok, result.epoch_mismatch
+
+
+def test_an_older_log_forgets_no_more_than_it_did(api: Api, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of earlier releases do not say whose they are; they fold as they did."""
+    configure(api, rules=[{"rule": "not_interested"}])
+    put(api, **CREATORS)
+    monkeypatch.setattr("bandit.store.events._signed", lambda txn, feedback, *_: feedback)
+    late(api, loop, "u1", "v0", signals={"not_interested": 1})
+    loop.end_windows()
+    rank(api, ["v1"], user={"id": "u1"})
+    loop.end_windows()
+    assert "v0" in ids_of(rank(api, list(CREATORS), user={"id": "u1"}))
+    assert rebuild(loop.data.path).ok
+
+
+def test_nobody_who_is_being_erased_is_named_again(api: Api, loop: Loop) -> None:
+    put(api, **CREATORS)
+    ranked = rank(api, ["v0"], user={"id": "u1"})
+    loop.end_windows()
+    loop.service.erase("u1", wait_s=0.0)
+    body = {"event_id": ranked["event_id"], "items": [{"id": "v0", "signals": {"not_interested": 1}}]}
+    api.call("POST", "/v1/feedback", body)
+    loop.end_windows()
+    assert api.call("DELETE", "/v1/users/u1").body["status"] == "erased"
+    payloads = loop.data.log.query("SELECT payload FROM log WHERE kind = 'feedback'")
+    assert len(payloads) == 1
+    assert "u1" not in payloads[0][0]
+    assert api.call("GET", "/v1/users/u1").status == 404
+    assert rebuild(loop.data.path).ok

@@ -90,6 +90,12 @@ def unfinished(log: EventLog) -> list[Erasure]:
     return list(map(_erasure, rows))
 
 
+def is_being_erased(txn: Txn, user: str) -> bool:
+    """Whether what bears this name is about to be deleted: nothing new may bear it."""
+    sql = "SELECT 1 FROM erasures, json_each(names) WHERE state <> 'done' AND value = ? LIMIT 1"
+    return txn.execute(sql, (user,)).fetchone() is not None
+
+
 def begin_deleting(txn: Txn, erasures: Sequence[Erasure], base_pos: int) -> None:
     """Delete the profiles, and older bases; in the transaction that writes the base without these viewers."""
     for one in erasures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
@@ -11,7 +11,16 @@ from bandit import records
 from bandit.apps import app_and_id
 from bandit.errors import IdConflict
 from bandit.fold import closes_at
-from bandit.records import ActivateReply, ActivateRequest, Decision, Feedback, FeedbackResult
+from bandit.records import (
+    ActivateReply,
+    ActivateRequest,
+    Decision,
+    Feedback,
+    FeedbackResult,
+    ItemFeedback,
+    LoggedFeedback,
+)
+from bandit.store.erasures import is_being_erased
 from bandit.store.log import EventLog, Source, Txn, stored_in
 
 
@@ -136,8 +145,10 @@ def append_feedback(
     if found is not None:
         decision = _read(found)
         status = "late" if txn.now >= _window_end(txn, event_id, found.ts, decision, window_s_of) else "accepted"
-        ranked = {slot.id for slot in decision.slots}
+        ranked = {slot.id: slot.version for slot in decision.slots}
         unknown = [item.id for item in feedback.items if item.id not in ranked]
+        if status == "late":
+            feedback = _signed(txn, feedback, decision, ranked)
     txn.append(
         "feedback",
         records.encode(feedback),
@@ -147,6 +158,19 @@ def append_feedback(
         user=None if decision is None else decision.user,
     )
     return FeedbackResult(event_id=event_id, status=status, feedback_id=feedback_id, unknown=unknown)
+
+
+def _signed(txn: Txn, feedback: Feedback, decision: Decision, versions: Mapping[str, int]) -> Feedback:
+    """Late feedback with who says what they are (not) interested in, if it does; see `LoggedFeedback`."""
+    of = {item.id: versions[item.id] for item in feedback.items if _is_taste(item) and item.id in versions}
+    if not of or decision.user is None or is_being_erased(txn, decision.user):
+        return feedback
+    fields = {name: getattr(feedback, name) for name in feedback.__struct_fields__}
+    return LoggedFeedback(**{**fields, "said_by": decision.user, "said_of": of})
+
+
+def _is_taste(item: ItemFeedback) -> bool:
+    return bool(item.about) or "not_interested" in item.signals
 
 
 def _told_before(txn: Txn, feedback_id: str) -> bytes | None:
