@@ -44,6 +44,11 @@ class Pids(NamedTuple):
     trainer: int | None
 
 
+def own_environ() -> dict[str, str]:
+    """This process's environment without what a service takes for settings, or refuses as misspelt ones."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FEED_BANDIT_")}
+
+
 def free_port() -> int:
     """A port that nobody listens on at this moment."""
     with socket.socket() as probe:
@@ -152,8 +157,7 @@ class RunningService:
         :raises AssertionError: it ended, or was not ready in time; the message holds what it said
         """
         assert self._process is None, "it runs already"
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("FEED_BANDIT_")}
-        environ.update(self._environ)
+        environ = own_environ() | self._environ
         self._logged_before = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.service import ROOT, RunningService, wait_for
+from tests.service import ROOT, RunningService, own_environ, wait_for
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.M | re.S)
@@ -98,7 +98,7 @@ def test_a_command_that_is_shown_does_what_it_is_shown_for(one: Shown, place: Pl
         command = re.sub(pattern, instead, command)
     if command == "python -m replay simulate":
         command += " --feeds 15"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("FEED_BANDIT_")}
+    environ = own_environ()
     environ["PATH"] = f"{place.folder / '.venv' / 'bin'}{os.pathsep}{environ['PATH']}"
     environ["PYTHONPATH"] = str(ROOT)
     alone = command.startswith("python server.py retrain")

@@ -25,7 +25,7 @@ from bandit.web.gate import Gate
 from bandit.web.routes import ROUTES
 from bandit.web.routing import Route
 from tests.conftest import Api, Clock, Loop
-from tests.service import ROOT, Reply, RunningService, free_port, send
+from tests.service import ROOT, Reply, RunningService, free_port, own_environ, send
 
 SCOPES = get_args(Scope)
 SENT = ("Authorization", "X-API-Key", "Ocp-Apim-Subscription-Key")
@@ -281,7 +281,7 @@ def test_it_does_not_listen_elsewhere_until_somebody_holds_a_key(tmp_path: Path,
 
 def test_the_real_server_says_so_and_ends(tmp_path: Path) -> None:
     command = [sys.executable, "server.py", "--host", "0.0.0.0", "--port", str(free_port()), "--data", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, env=own_environ(), capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert "server.py keys create" in ended.stderr
     assert "Traceback" not in ended.stderr

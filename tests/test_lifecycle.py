@@ -19,14 +19,14 @@ import pytest
 from bandit.config import SETTINGS, Settings, read_settings
 from bandit.errors import InvalidSetting
 from bandit.store.data import DataDirectory
-from tests.service import ROOT, RunningService, call, free_port, send, wait_for
+from tests.service import ROOT, RunningService, call, free_port, own_environ, send, wait_for
 
 
 def start_in_vain(*arguments: str, environ: dict[str, str] | None = None) -> str:
     """What ``server.py`` says when it does not start; it must be told by exit status 2 and without a traceback."""
     ended = subprocess.run(
         [sys.executable, "server.py", *arguments],
-        cwd=ROOT, env={**os.environ, **(environ or {})}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=own_environ() | (environ or {}), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 2, ended
     assert "Traceback" not in ended.stderr, ended.stderr

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +16,9 @@ from azure.cognitiveservices.personalizer.models import ErrorResponseException, 
 from msrest.authentication import CognitiveServicesCredentials
 from msrest.exceptions import HttpOperationError, ValidationError
 
-from tests.service import RunningService, wait_for
+from tests.service import ROOT, RunningService, wait_for
 
+JAVASCRIPT = ROOT / "tests" / "javascript"
 V1 = "/personalizer/v1.0"
 WINDOW = "PT0.3S"
 
@@ -121,3 +126,52 @@ def test_it_learns_what_the_context_decides(client: PersonalizerClient) -> None:
         client.events.reward(ranked.event_id, reward)
         earned.append(reward)
     assert sum(earned[-100:]) >= 60, f"earned by hundreds: {[sum(earned[i : i + 100]) for i in range(0, 400, 100)]}"
+
+
+# ---------------------------------------------------------------- JavaScript
+
+
+@pytest.fixture(scope="module")
+def by_javascript(loop: RunningService) -> Any:
+    """What the official JavaScript client got, as its script tells it."""
+    lacking = None
+    if shutil.which("node") is None:
+        lacking = "no node here (apt install nodejs npm)"
+    elif not (JAVASCRIPT / "node_modules").is_dir():
+        lacking = f"the JavaScript client is not installed (npm ci in {JAVASCRIPT.relative_to(ROOT)})"
+    if lacking is not None:
+        said = f"{lacking}: Personalizer's JavaScript client is not tested"
+        if os.environ.get("FEED_BANDIT_CI") == "1":
+            pytest.fail(said)
+        pytest.skip(said)
+    done = subprocess.run(
+        ["node", "client.mjs", loop.url], cwd=JAVASCRIPT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_javascript_client_makes_a_whole_round(loop: RunningService, by_javascript: Any) -> None:
+    assert by_javascript["rankedStatus"] == 201
+    ranked = by_javascript["ranked"]
+    assert ranked["eventId"] == "js-1"
+    assert sorted(one["id"] for one in ranked["ranking"]) == ["ice cream", "juice", "pasta"]
+    assert ranked["rewardActionId"] == ranked["ranking"][0]["id"]
+    assert by_javascript["again"] == ranked["ranking"]
+    assert (by_javascript["rewarded"], by_javascript["activated"]) == (204, 204)
+    assert by_javascript["excluded"] == {
+        "ranking": [
+            {"id": "pasta", "probability": 0}, {"id": "ice cream", "probability": 1}, {"id": "juice", "probability": 0},
+        ],
+        "rewardActionId": "ice cream",
+    }  # fmt: skip
+    wait_for(lambda: status_of(loop, "js-1")["reward"] == 0.25, what="the lesson")
+    wait_for(lambda: status_of(loop, "js-deferred")["reward"] == 1.0, what="the lesson")
+
+
+def test_errors_reach_the_javascript_client(by_javascript: Any) -> None:
+    told = {name: (by_javascript[name]["status"], by_javascript[name]["code"]) for name in ("empty", "conflict")}
+    assert told == {"empty": (400, "invalid_request"), "conflict": (409, "id_conflict")}
+    assert by_javascript["unlearnable"]["code"] == "invalid_features"
+    assert "actions[0].features" in by_javascript["unlearnable"]["message"]
+    assert by_javascript["tooMuch"]["status"] == 400
