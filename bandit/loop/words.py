@@ -402,7 +402,7 @@ def _features(numbers: Numbers) -> Iterator[Sentence]:
             f"{drift.weights:,} of {1 << drift.bits:,} weights are in use; about "
             f"{percent(drift.shared)} of features share one.",
         )
-    if drift.never_seen is not None and numbers.recent.decisions >= ENOUGH:
+    if drift.never_seen is not None and numbers.joins.seen and numbers.recent.decisions >= ENOUGH:
         text = f"{percent(drift.never_seen)} of candidates were never seen by anybody."
         if drift.new_weights is not None:
             text += f" {drift.new_weights:,} weights came into use within a day."
