@@ -8,6 +8,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +22,7 @@ from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Re
 from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
 from bandit.config import Config, LiveConfig, own_label, own_labels
 from bandit.entry import Entry
-from bandit.errors import CorruptModel, LogUnavailable
+from bandit.errors import CorruptModel, EmptySlate, LogUnavailable
 from bandit.experiments import Experiment
 from bandit.explain import contributions
 from bandit.exploration import expected_share
@@ -306,19 +308,13 @@ class Ranker:
         )
         state = np.full(n, ELIGIBLE, np.uint8)
         n_slots = document.slots if request.slots is UNSET else request.slots
-        ruled = ruling.rule(
-            document.rules_in_force,
-            resolved.known.attributes,
-            ruling.Facts(
-                epoch.at,
-                viewer.seen,
-                viewer.seen_at,
-                viewer.blocked,
-                viewer.tastes,
-                tallies,
-                places.item,
-            ),
-            state,
+        facts = ruling.Facts(
+            epoch.at, viewer.seen, viewer.seen_at, viewer.blocked, viewer.tastes, tallies, places.item
+        )  # fmt: skip
+        apply_rules = partial(
+            ruling.rule,
+            attributes=resolved.known.attributes,
+            facts=facts,
             ids=resolved.ids,
             withdrawn=resolved.standing == WITHDRAWN if resolved.standing.any() else None,
             exclude=request.exclude,
@@ -326,6 +322,7 @@ class Ranker:
             n_slots=n_slots,
             seed=seed,
         )
+        ruled = apply_rules(document.rules_in_force, state=state)
         rules = ruled.bound.restrictions
 
         scores = np.zeros(n, np.float32)
@@ -374,8 +371,13 @@ class Ranker:
             order = _order(drawn_by, state, slate.chosen, p)
         apprentice = None
         if document.mode == "apprentice":
-            known = fallback is None and n_scored == n
-            apprentice = _would_draw(document, scores, state, slate.chosen, n_learned, n_slots, rules) if known else []
+            apprentice = []
+            if fallback is None and n_scored == n:
+                # What it would do it would do under its own rules, though the caller's order is served without them.
+                with suppress(EmptySlate):
+                    own_state = np.full(n, ELIGIBLE, np.uint8)
+                    own_rules = apply_rules(document.rules, state=own_state).bound.restrictions
+                    apprentice = _would_draw(document, scores, own_state, slate.chosen, n_learned, n_slots, own_rules)
             # The caller's order is what was asked for, so nothing was fallen back to.
             fallback = None
 
@@ -544,7 +546,10 @@ def _would_draw(
     document: Config, scores: NDArray[np.float32], state: NDArray[np.uint8], chosen: NDArray[np.int32], n_learned: int,
     n_slots: int, rules: Restrictions,
 ) -> list[tuple[float, float]]:  # fmt: skip
-    """How the config's own draw would stand to what was shown; see `Decision.apprentice`."""
+    """How the config's own draw would stand to what was shown; see `Decision.apprentice`.
+
+    Where its rules leave nothing for a slot it would show nothing, and earn nothing.
+    """
     own = msgspec.structs.replace(document, mode="serve").drawing(n_slots, n_learned, fallback=False)
     explorer = limited(scores, state, own.asked, shortlist=own.shortlist, most=own.most, rules=rules)
     floor = np.array(own.floors)

@@ -616,8 +616,9 @@ class Decision(Struct, omit_defaults=True):
     :param chances: at each slot, how many candidates could be drawn there, given the slots above
     :param as_caller: slots at which the first in the caller's order of all that could stand there does
     :param experiment: the one that it is part of, and ``arm`` its arm
-    :param apprentice: in apprentice mode, for each slot what the config's own draw would have been given the slots
-        above: the probability of what was shown, and its expected score; empty if nothing could be scored
+    :param apprentice: in apprentice mode, for each slot what the config's own draw, under its rules, would have been
+        given the slots above: the probability of what was shown, and its expected score; empty if nothing could be
+        scored, or be shown by its rules
     :param pins: place by slot, as the caller wanted it; ``pinned`` are the slots where such an item stands
     :param marks: by rule's name a bit for each candidate, first candidate first: seen before, or of a quota's kind
     :param reserved: slots that each quota set aside

@@ -391,10 +391,52 @@ def test_an_apprentice_serves_the_callers_order_and_learns(api: Api, loop: Loop)
     decision = stored(loop, visit(api, "u1")["event_id"])
     assert decision.share == 0.0
     assert decision.apprentice is not None
-    assert all(0 < own <= 1 for own, _ in decision.apprentice)
+    # By its own rules it would not show again what was seen.
+    assert [0 < own <= 1 for own, _ in decision.apprentice] == [False, False, True, True]
     # What was withdrawn or excluded is not served, whoever asks.
     excluded = api.call("POST", "/v1/rank", {"candidates": CANDIDATES, "slots": 2, "exclude": ["v0"]}).body
     assert [one["id"] for one in excluded["ranking"]] == ["v1", "v2"]
+
+
+def would_show(loop: Loop, body: dict[str, Any]) -> list[float]:
+    apprentice = stored(loop, body["event_id"]).apprentice
+    assert apprentice is not None
+    return [own for own, _ in apprentice]
+
+
+def test_an_apprentice_serves_what_its_rules_forbid_and_says_what_it_would_do_by_them(api: Api, loop: Loop) -> None:
+    items = [{"id": f"v{k}", "features": {"creator": "c0" if k < 2 else f"c{k}"}} for k in range(12)]
+    assert api.call("PUT", "/v1/items", {"items": items}).status == 200
+    rules = [{"rule": "not_interested"}, {"rule": "spacing", "of": "creator", "slots": 1}]
+    put(api, {"mode": "apprentice", "rules": rules})
+    request = {"candidates": CANDIDATES, "slots": 3, "user": {"id": "u1"}}
+    body = api.call("POST", "/v1/rank", request).body
+    assert [one["id"] for one in body["ranking"]] == ["v0", "v1", "v2"]
+    assert body["relaxed"] == {}
+    # It would never put v1 below v0, which is by the same creator.
+    first, second, third = would_show(loop, body)
+    assert second == 0.0
+    assert first > 0.0
+    assert third > 0.0
+    told = [{"id": "v0", "signals": {"not_interested": 1}}]
+    api.call("POST", "/v1/feedback", {"event_id": body["event_id"], "items": told})
+    body = api.call("POST", "/v1/rank", request).body
+    assert [one["id"] for one in body["ranking"]] == ["v0", "v1", "v2"]
+    assert would_show(loop, body)[0] == 0.0
+    # Nothing that it would show: the caller's order is served all the same, and learned from.
+    body = api.call("POST", "/v1/rank", request | {"candidates": ["v0"]}).body
+    assert [one["id"] for one in body["ranking"]] == ["v0"]
+    assert would_show(loop, body) == []
+    # With fewer left than there are slots it would show nothing at the last.
+    body = api.call("POST", "/v1/rank", request | {"candidates": ["v0", "v3"], "slots": 2}).body
+    assert would_show(loop, body) == [0.0, 1.0]
+    body = api.call("POST", "/v1/rank", request | {"candidates": ["v3", "v0"], "slots": 2}).body
+    assert stored(loop, body["event_id"]).apprentice == [(1.0, pytest.approx(0.0)), (0.0, 0.0)]
+    loop.end_windows()
+    assert api.call("GET", "/v1/model").body["learned_slots"] == 0
+    visit(api, "u1")
+    loop.end_windows()
+    assert api.call("GET", "/v1/model").body["learned_slots"] == 2
 
 
 def test_an_apprentice_without_a_model_serves_and_says_nothing_of_itself(api: Api, loop: Loop) -> None:
