@@ -428,6 +428,13 @@ SETTINGS = (
         "on/off/auto",
         "whether requests need an API key; auto: unless only this machine can reach the address (docs/operations.md)",
     ),
+    Setting("queue", 64, "requests", "that may wait for a worker while it works on others; more are refused with 503"),
+    Setting(
+        "queue_ms",
+        100.0,
+        "milliseconds",
+        "that a request may wait for its turn before it is refused with 503; a tenth once a queue stands",
+    ),
     Setting("rate_limit", 0.0, "requests/s", "that a worker grants each key; 0: no limit"),
     Setting(
         "demo",
@@ -436,6 +443,7 @@ SETTINGS = (
         "the demo at /feed; auto: where only this machine can reach the address, and it asks before it puts anything "
         "into a log that others use",
     ),
+    Setting("log_format", "text", "text/json", "of stderr; json: also a line for every request (docs/operations.md)"),
 )
 
 
@@ -460,8 +468,11 @@ class Settings:
     retain_gb: float = 0.0
     pseudonymise: bool = False
     keys: str = "auto"
+    queue: int = 64
+    queue_ms: float = 100.0
     rate_limit: float = 0.0
     demo: str = "auto"
+    log_format: str = "text"
 
     @property
     def needs_keys(self) -> bool:
@@ -554,6 +565,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "max_body_mb": (1, 1_024),
     "retain_days": (0, 36_500),
     "retain_gb": (0, 100_000),
+    "queue": (0, 10_000),
+    "queue_ms": (0, 60_000),
     "rate_limit": (0, 1_000_000),
 }
 
@@ -567,6 +580,8 @@ def _fault_of(name: str, value: Any) -> str | None:
         return None if value else f"{name} is empty"
     if name in ("keys", "demo"):
         return None if value in ("on", "off", "auto") else f"{name} is {value!r}; it must be on, off or auto"
+    if name == "log_format":
+        return None if value in ("text", "json") else f"log_format is {value!r}; it must be text or json"
     if name == "vw":
         try:
             ModelArgs.parse(value)

@@ -192,6 +192,14 @@ class LogUnavailable(BanditError):
     retry_after_s = 1
 
 
+class Overloaded(BanditError):
+    """More is asked than can be answered in time; nothing was done."""
+
+    code = "overloaded"
+    status = 503
+    retry_after_s = 1
+
+
 class CorruptModel(BanditError):
     """A model file whose bytes are not what was published."""
 

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from bandit.config import Settings, is_loopback
 from bandit.errors import AddressInUse, BanditError, DataDirectoryInUse, NoKeys
+from bandit.logs import configure_logging
 
 if TYPE_CHECKING:
     from bandit.store.keys import KeyRing
@@ -36,6 +38,11 @@ TRAINER_STOP_S = 2.0
 # Bodies that may be on their way at the same time, beside the requests that are worked on; threads are made when
 # they are needed, and end when they are not.
 SLOW_CLIENTS = 124
+# Connections that a worker holds, most of them idle; past that it accepts no more, and who comes then waits unheard.
+CONNECTIONS = 4096
+BACKLOG = 2048
+# Files that a worker has open besides.
+OTHER_FILES = 256
 # A child that dies at once is started again at this rate, not as fast as it can die.
 RESTART_PAUSE_S = 0.5
 # One that says that it cannot start (an installation without replay) is not asked twice a second.
@@ -103,7 +110,7 @@ def _quietly(target: Any, *arguments: Any) -> None:
 
 def _check_data(settings: Settings, parent: int) -> None:
     die_with_parent(parent)
-    configure_logging()
+    configure_logging(settings.log_format)
     from bandit.store.data import DataDirectory
 
     data = DataDirectory(settings)
@@ -133,7 +140,7 @@ def _trainer_job(settings: Settings, parent: int) -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure_logging()
+    configure_logging(settings.log_format)
     from bandit.trainer import train
 
     train(settings, stopping.is_set)
@@ -217,7 +224,7 @@ def serve(settings: Settings) -> None:
     from granian.constants import Interfaces
     from granian.log import LogLevels
 
-    configure_logging()
+    configure_logging(settings.log_format)
     holding = hold_directory(settings)
     check_address(settings)
     multiprocessing.set_start_method("spawn", force=True)
@@ -246,7 +253,8 @@ def serve(settings: Settings) -> None:
         workers=settings.workers,
         # Granian reads a body in the thread that answers: most of these are for clients that send slowly.
         blocking_threads=settings.threads + SLOW_CLIENTS,
-        backpressure=settings.threads + SLOW_CLIENTS,
+        backpressure=_connections(),
+        backlog=BACKLOG,
         respawn_failed_workers=True,
         workers_kill_timeout=WORKER_STOP_S,
         factory=True,
@@ -275,10 +283,11 @@ def serve(settings: Settings) -> None:
         os.close(holding)
 
 
-def configure_logging() -> None:
-    """One line a message, on stderr, with the process that wrote it."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(processName)s[%(process)d] %(message)s",
-        force=True,
-    )
+def _connections() -> int:
+    """How many connections a worker can hold: one file each, as many as the system lets us have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(128, min(CONNECTIONS, soft - OTHER_FILES))

@@ -8,23 +8,28 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from flask import Flask
 
 from bandit import attributes, candidates, columns, rules, slate
-from bandit.config import read_settings
+from bandit.config import Settings, read_settings
 from bandit.errors import BanditError
 from bandit.features import hash_resolved, resolve_shared
 from bandit.item_table import ItemTable
+from bandit.logs import configure_logging
 from bandit.model_args import ModelArgs
 from bandit.scorer import score
 from bandit.service import Service
 from bandit.store.data import DataDirectory
-from bandit.supervisor import PARENT_VARIABLE, configure_logging, die_with_parent
+from bandit.supervisor import PARENT_VARIABLE, die_with_parent
 from bandit.web.app import create_app
+from bandit.web.request_log import RequestLog, to_stderr
 
 log = logging.getLogger("feed_bandit")
+App = TypeVar("App")
 
 REFRESH_S = 0.02
 SWITCH_S = 0.0005
@@ -33,18 +38,31 @@ FIRST_MODEL_S = 10.0
 
 def make_app() -> Flask:
     """The app of this worker process; settings come from the environment that the parent left."""
+    settings = read_settings({}, os.environ)
+    return ready(lambda service: create_app(service, requests=_request_log(settings)), settings)
+
+
+def _request_log(settings: Settings) -> RequestLog | None:
+    return RequestLog(to_stderr).start() if settings.log_format == "json" else None
+
+
+def ready(app_of: Callable[[Service], App], settings: Settings) -> App:
+    """The app of a service that ranks from a model, in a process that is tuned for it.
+
+    :param app_of: makes the app
+    """
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
-    configure_logging()
+    configure_logging(settings.log_format)
     log.info("loading the scoring kernels (compiled at the first start, which takes a while)")
     warm_up()
-    service = Service(DataDirectory(read_settings({}, os.environ)))
+    service = Service(DataDirectory(settings))
     until = time.monotonic() + FIRST_MODEL_S
     while service.ranker.snapshot is None and time.monotonic() < until:
         # Only ever in a new data directory: the trainer is about to publish its empty model.
         time.sleep(REFRESH_S)
         service.ranker.refresh()
     threading.Thread(target=_keep_fresh, args=(service,), name="refresh", daemon=True).start()
-    app = create_app(service)
+    app = app_of(service)
     # What lives now lives for ever; collections need not look at it again.
     gc.collect()
     gc.freeze()

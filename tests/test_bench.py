@@ -183,8 +183,8 @@ def test_feedback_follows_for_its_share_of_the_rankings(
         assert item["final"] is True
         assert 0 <= item["signals"]["watch_s"] < 60
     lines = [line.split() for line in trace.read_text().splitlines()]
-    assert sum(kind == "R" and version == "m1" for kind, _, version in lines) == 40
-    assert {event_id for kind, _, event_id in lines if kind == "F"} == {body["event_id"] for body in told}
+    assert sum(kind == "R" and version == "m1" for kind, _, version, *_ in lines) == 40
+    assert {event_id for kind, _, event_id, *_ in lines if kind == "F"} == {body["event_id"] for body in told}
 
 
 @needs_compiler

@@ -41,7 +41,8 @@ def test_every_wrong_setting_is_listed_at_once() -> None:
         "data": "", "host": "", "port": "http", "workers": "-1", "threads": "0", "vw": "--ccb_explore_adf",
         "durable": "maybe", "publish_ms": "1", "tick_s": "nan", "cache_items": "5", "keep_models": "1",
         "guard": "perhaps", "max_body_mb": "1e3", "retain_days": "-1", "retain_gb": "nan",
-        "pseudonymise": "some", "keys": "maybe", "rate_limit": "-1", "demo": "maybe",
+        "pseudonymise": "some", "keys": "maybe", "rate_limit": "-1", "queue": "some", "queue_ms": "-5",
+        "log_format": "xml", "demo": "maybe",
     }  # fmt: skip
     assert given.keys() == {setting.name for setting in SETTINGS}
     with pytest.raises(InvalidSetting) as caught:

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.guard",
                 "bandit.keys",
                 "bandit.limits",
+                "bandit.logs",
                 "bandit.loop",
                 "bandit.loop.check",
                 "bandit.loop.comparison",

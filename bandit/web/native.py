@@ -52,7 +52,8 @@ def rank(service: Service, http: Incoming) -> Answer:
         _unscored.inc(len(request.candidates) - reply.scored)
     if reply.fallback is not None:
         metrics.FALLBACKS.labels(reply.fallback).inc()
-    return Answer(200, reply)
+    told = {"event_id": reply.event_id, "n_candidates": len(request.candidates), "fallback": reply.fallback}
+    return Answer(200, reply, told=told)
 
 
 class _OneOrMany(msgspec.Struct):
@@ -68,7 +69,9 @@ def feedback(service: Service, http: Incoming) -> Answer:
     results = service.feedback(sent)
     for result in results:
         metrics.FEEDBACK.labels(result.status).inc()
-    return Answer(202, FeedbackResults(results) if many else results[0])
+    if many:
+        return Answer(202, FeedbackResults(results), told={"n_events": len(results)})
+    return Answer(202, results[0], told={"event_id": results[0].event_id})
 
 
 def activate(service: Service, http: Incoming, event_id: str) -> Answer:

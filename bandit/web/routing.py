@@ -71,12 +71,14 @@ class Answer(NamedTuple):
     """What a handler gives back; the app turns it into a response.
 
     :ivar body: what becomes JSON; bytes that are sent as they are where the media type is another
+    :ivar told: what the line of the request log says of it; nothing that tells of a viewer
     """
 
     status: int
     body: Any = None
     headers: dict[str, str] | None = None
     media: str = JSON
+    told: Mapping[str, Any] | None = None
 
 
 Handler = Callable[..., Answer]

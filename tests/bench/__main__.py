@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import evaluation, http, learning, ranking, storage
+from tests.bench import doors, evaluation, http, learning, ranking, storage
 from tests.bench.results import Result, table
 from tests.bench.session import QUICK, Scale, Session
 
@@ -26,6 +26,8 @@ GROUPS: dict[str, Callable[[Session], list[Result]]] = {
     "tail": http.tail,
     "workers": http.workers,
     "freshness": http.freshness,
+    "doors": doors.doors,
+    "overload": doors.overload,
     "slot": learning.slot,
     "width": learning.width,
     "log": storage.log_bytes,

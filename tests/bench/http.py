@@ -263,8 +263,8 @@ def _seconds_until_served(trace: Path, log_path: Path, *, tail_s: float = 3.0) -
         # A model can be published again for a later position; what was served may have been the first.
         holds = dict(log.execute("SELECT digest, min(position) FROM models GROUP BY digest").fetchall())
     lines = [line.split() for line in trace.read_text().splitlines()]
-    served = [(float(at), holds.get(digest, 0)) for kind, at, digest in lines if kind == "R"]
-    acknowledged = [(float(at), position_of[event_id]) for kind, at, event_id in lines if kind == "F"]
+    served = [(float(at), holds.get(digest, 0)) for kind, at, digest, *_ in lines if kind == "R"]
+    acknowledged = [(float(at), position_of[event_id]) for kind, at, event_id, *_ in lines if kind == "F"]
     ends = served[-1][0] - tail_s
     return [_wait(at, position, served) for at, position in acknowledged if at < ends]
 

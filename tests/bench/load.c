@@ -1,7 +1,7 @@
 /* A load generator that takes little of the machine it measures: HTTP/1.1, keep-alive, one thread, epoll.
  *
  *   load --port 8080 --bodies FILE [--path /v1/rank] [--connections 1] [--seconds 5] [--requests N]
- *        [--rate R] [--feedback SHARE] [--trace FILE]
+ *        [--rate R] [--feedback SHARE] [--header "Name: value"] [--trace FILE]
  *
  * Bodies stand one a line and are sent in turn, from the first again after the last. Without --rate the
  * loop is closed: each connection sends again when it has its reply. With it the loop is open: request k
@@ -11,8 +11,9 @@
  * --feedback sends, for that share of the rankings, a final signal for the item in the first slot, on the
  * connection that got the ranking. The rate counts rankings only.
  *
- * --trace writes a line for every reply, with seconds since the epoch: "R <when> <model version>" for a
- * ranking, "F <when> <event id>" for feedback.
+ * --trace writes a line for every reply, with seconds since the epoch: "R <when> <model version> <event id>
+ * <microseconds>" for a ranking, "F <when> <event id>" for feedback, "S <when>" for what was refused with 503,
+ * which is counted apart from errors. --header adds a line to every request.
  *
  * Prints one line of JSON; times are microseconds. Exit status 1: it could not work at all.
  */
@@ -41,7 +42,7 @@
 struct series {
     uint32_t *us;
     size_t n, room;
-    size_t errors;
+    size_t errors, shed;
 };
 
 struct text {
@@ -76,6 +77,7 @@ static size_t max_behind;
 static int poll_fd, timer_fd = -1;
 static int64_t began, ends;
 static FILE *trace;
+static const char *header = "";
 static uint64_t draw = 88172645463325252ull;
 
 static void die(const char *what)
@@ -128,8 +130,8 @@ static void load_bodies(const char *file, const char *path)
         t->at = malloc(n + 512);
         int head = sprintf(t->at,
                            "POST %.200s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                           "Content-Length: %zd\r\n\r\n",
-                           path, n);
+                           "%.200s%sContent-Length: %zd\r\n\r\n",
+                           path, header, *header ? "\r\n" : "", n);
         memcpy(t->at + head, line, n);
         t->n = head + n;
     }
@@ -300,8 +302,8 @@ static void tell(struct connection *c, const char *body)
                      c->event_id, id, (draw >> 40) % 600 / 10.0);
     c->feedback_n = snprintf(c->feedback, sizeof c->feedback,
                              "POST /v1/feedback HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                             "Content-Length: %d\r\n\r\n%s",
-                             n, json);
+                             "%.200s%sContent-Length: %d\r\n\r\n%s",
+                             header, *header ? "\r\n" : "", n, json);
     start(c, FEEDBACK, c->feedback, c->feedback_n, now_ns());
 }
 
@@ -309,13 +311,22 @@ static void handle(struct connection *c, int status, const char *body)
 {
     enum what was = c->doing;
     int ok = status >= 200 && status < 300;
-    finish(c, ok);
+    int64_t took = now_ns() - c->due;
+    if (status == 503) {
+        (was == RANKING ? &rankings : &feedbacks)->shed++;
+        c->doing = IDLE;
+        c->in_n = 0;
+        if (trace)
+            fprintf(trace, "S %.6f\n", wall_s());
+    } else
+        finish(c, ok);
     if (ok && was == RANKING) {
         if (trace) {
-            char version[MAX_ID];
+            char version[MAX_ID], id[MAX_ID];
             double at = wall_s();
             text_after(body, "\"model_version\":\"", version);
-            fprintf(trace, "R %.6f %s\n", at, version[0] ? version : "none");
+            text_after(body, "\"event_id\":\"", id);
+            fprintf(trace, "R %.6f %s %s %lld\n", at, version[0] ? version : "none", id, (long long)(took / 1000));
         }
         owed += share;
         if (owed >= 1 && text_after(body, "\"event_id\":\"", c->event_id)) {
@@ -388,7 +399,7 @@ static void print_series(const char *name, struct series *s)
     double sum = 0;
     for (size_t i = 0; i < s->n; i++)
         sum += s->us[i];
-    printf("\"%s\": {\"count\": %zu, \"errors\": %zu", name, s->n, s->errors);
+    printf("\"%s\": {\"count\": %zu, \"errors\": %zu, \"shed\": %zu", name, s->n, s->errors, s->shed);
     if (s->n) {
         printf(", \"mean\": %.1f, \"p10\": %u, \"p50\": %u, \"p90\": %u, \"p99\": %u, \"p999\": %u, \"max\": %u",
                sum / s->n, s->us[s->n / 10], s->us[s->n / 2], s->us[s->n * 9 / 10], s->us[s->n * 99 / 100],
@@ -418,6 +429,8 @@ int main(int argc, char **argv)
             rate = atof(value);
         else if (!strcmp(name, "--feedback"))
             share = atof(value);
+        else if (!strcmp(name, "--header"))
+            header = value;
         else if (!strcmp(name, "--trace")) {
             trace = fopen(value, "w");
             if (!trace)

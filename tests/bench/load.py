@@ -36,9 +36,12 @@ class LoadGenerator:
         self._program = folder / "load"
         subprocess.run([cc, "-O2", "-o", str(self._program), str(SOURCE)], check=True)
 
-    def run(self, port: int, bodies: Path, *, trace: Path | None = None, **options: float | str) -> dict[str, Any]:
+    def run(
+        self, port: int, bodies: Path, *, trace: Path | None = None, shed: bool = False, **options: float | str
+    ) -> dict[str, Any]:
         """What it measured; see ``load.c`` for the options.
 
+        :param shed: requests may be refused with 503
         :raises RuntimeError: it could not work, or a request failed
         """
         command = [str(self._program), "--port", str(port), "--bodies", str(bodies)]
@@ -51,6 +54,8 @@ class LoadGenerator:
             raise RuntimeError(done.stderr.strip())
         measured: dict[str, Any] = json.loads(done.stdout)
         errors = measured["rankings"]["errors"] + measured["feedback"]["errors"]
+        if not shed:
+            errors += measured["rankings"]["shed"] + measured["feedback"]["shed"]
         if errors:
             raise RuntimeError(f"{errors} requests failed: {measured}")
         return measured

@@ -28,6 +28,7 @@ class Scale(NamedTuple):
     load_repetitions: int = 5
     load_s: float = 6.0
     freshness_s: float = 20.0
+    overload_s: float = 60.0
     n_memory: int = 200_000
     n_swaps: int = 100
     n_logged: int = 3_000
@@ -49,6 +50,7 @@ QUICK = Scale(
     load_repetitions=1,
     load_s=1.0,
     freshness_s=6.0,
+    overload_s=3.0,
     n_memory=2_000,
     n_swaps=3,
     n_logged=100,
@@ -111,8 +113,9 @@ class Session:
 
     @contextmanager
     def serving(self, **settings: Any) -> Iterator[RunningService]:
-        """The real service on a data directory of its own."""
-        with RunningService(self.data(), vw=VW, **settings) as service:
+        """The real service on a data directory of its own. Unless told otherwise it lets everybody wait: how fast it
+        is at most is measured with more connections than it would answer in time."""
+        with RunningService(self.data(), vw=VW, **{"queue_ms": 60_000, "queue": 10_000} | settings) as service:
             yield service
 
     def say(self, text: str) -> None:

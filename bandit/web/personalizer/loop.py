@@ -58,7 +58,8 @@ def personalizer_rank(service: Service, http: Incoming) -> Answer:
     reply = PersonalizerRanked(_ranking(whole), whole.event_id, whole.decision.slots[0].id)
     if whole.explanation:
         reply.inference_explanation = [_explained(one) for one in whole.explanation]
-    return Answer(201, reply)
+    told = {"event_id": whole.event_id, "n_candidates": len(whole.ids), "fallback": whole.decision.fallback}
+    return Answer(201, reply, told=told)
 
 
 def personalizer_reward(service: Service, http: Incoming, event_id: str) -> Answer:
@@ -91,7 +92,8 @@ def multislot_rank(service: Service, http: Incoming) -> Answer:
     for decision in page.decisions:
         _count(decision, len(request.actions))
     told = [SlotResponse(slot.id, chosen) for slot, chosen in zip(request.slots, page.chosen, strict=True)]
-    return Answer(201, MultiSlotRanked(told, page.event_id))
+    about = {"event_id": page.event_id, "n_candidates": len(request.actions)}
+    return Answer(201, MultiSlotRanked(told, page.event_id), told=about)
 
 
 def multislot_reward(service: Service, http: Incoming, event_id: str) -> Answer:
