@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -74,6 +75,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         wrapper = folder / ".venv" / "bin" / program
         wrapper.write_text(f'#!/bin/sh\nexec "{Path(sys.executable).with_name(program)}" "$@"\n')
         wrapper.chmod(0o755)
+    actions = {"_multi": [{"_tag": "a"}, {"_tag": "b"}]}
+    line = {"_label_cost": -1, "_label_probability": 0.5, "_labelIndex": 0, "c": actions}
+    (folder / "log.dsjson").write_text(json.dumps(line) + "\n")
     with RunningService(folder / "data", publish_ms=50) as service:
         videos = [{"id": f"v{n}", "features": {"length_s": 10 * n, "creator": f"c{n}"}} for n in range(1, 7)]
         service.call("PUT", "/v1/items", {"items": videos})
@@ -132,7 +136,7 @@ def test_commands_named_in_passing_exist() -> None:
     from bandit.cli import COMMANDS
     from replay.__main__ import COMMANDS as ASKED
 
-    known = {"help", *COMMANDS, "demo", "simulate", "doctor", "rebuild"}
+    known = {"help", *COMMANDS, "demo", "simulate", "doctor", "rebuild", "warm-start"}
     for path in DOCS:
         for program, name in re.findall(r"`(?:python )?(server\.py|-m replay) ([a-z-]+)", path.read_text()):
             assert name in (known if program == "server.py" else ASKED), f"{path.name}: {program} {name}"
