@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit import records
+from bandit.columns import NAMES
 from bandit.config import Config
 from bandit.errors import CorruptModel, InvalidRequest
 from bandit.exploration import Budget
@@ -17,7 +18,7 @@ from bandit.guard import F32, F64, Fault, find_fault, probe_anchor
 from bandit.item_table import ItemTable, TableView
 from bandit.model_args import ModelArgs
 from bandit.records import Decision
-from bandit.scorer import check_model, score, weights_from_model
+from bandit.scorer import check_model, dense_indices, score, weights_from_model
 from bandit.slate import ELIGIBLE, limited, slot_probabilities
 from bandit.store.events import decisions_at
 from bandit.store.items import versions
@@ -32,17 +33,25 @@ CANDIDATES: Final = 64
 REACH: Final = 50_000
 
 
+_DENSE_IDX: Final = dense_indices(NAMES)
+
+
 class Probed(NamedTuple):
-    """A decision of the probe."""
+    """A decision of the probe.
+
+    :ivar dense: shape (n, columns): as the decision kept them of what it drew; 0, "as the whole", of the others
+    """
 
     shared: HashedFeatures
     rows: NDArray[np.int32]
+    dense: F32
 
 
 class Probe:
     """A fixed set of logged decisions: what viewer and context were, and candidates, as they were hashed.
 
-    A pure function of the log up to its anchor. Statistics are left at zero, "as the whole".
+    A pure function of the log up to its anchor: what was drawn, with the dense columns that it had then, and some of
+    what else could have stood at the first slot by the rules of the decision.
     """
 
     def __init__(self, log: EventLog, anchor: int) -> None:
@@ -57,19 +66,17 @@ class Probe:
         found = decisions_at(log, chosen)
         for position in chosen:
             decision: Decision = records.read_stored(found[position].payload, Decision, what="a decision")
-            numbers = np.frombuffer(found[position].candidates, "<u4")
-            eligible = np.ones(len(numbers), np.bool_)
-            for places in decision.ineligible.values():
-                eligible[places] = False
-            texts = versions(log, numbers[_evenly(np.flatnonzero(eligible).tolist(), CANDIDATES)].tolist())
+            numbers = _candidates(decision, np.frombuffer(found[position].candidates, "<u4"))
+            known = versions(log, numbers)
+            texts = [known[number] for number in numbers]
             try:
-                rows = table.add([one[0] for one in texts.values()], [one[1] for one in texts.values()])
+                rows = table.add([one[0] for one in texts], [one[1] for one in texts])
                 shared = hash_resolved(bytes(decision.shared))
             except InvalidRequest:
                 # Its features were checked when they came; a damaged log is found by others.
                 continue
             if len(rows):
-                self.decisions.append(Probed(shared, rows))
+                self.decisions.append(Probed(shared, rows, _dense(decision, numbers)))
         self._view: TableView = table.view()
 
     def scores(self, weights: F32, args: ModelArgs) -> list[F32]:
@@ -77,9 +84,31 @@ class Probe:
         found = []
         for probed in self.decisions:
             out = np.empty(len(probed.rows), np.float32)
-            score(self._view, probed.rows, probed.shared, weights, args, out)
+            score(
+                self._view, probed.rows, probed.shared, weights, args, out, dense_idx=_DENSE_IDX, dense=probed.dense
+            )  # fmt: skip
             found.append(out)
         return found
+
+
+def _candidates(decision: Decision, numbers: NDArray[np.uint32]) -> list[int]:
+    """Item versions: what was drawn, and, evenly chosen, others that could have stood at the first slot."""
+    could = np.ones(len(numbers), np.bool_)
+    for places in decision.ineligible.values():
+        could[places] = False
+    if "seen" in decision.marks and 0 not in decision.relaxed.get("seen", ()):
+        could &= np.unpackbits(np.frombuffer(decision.marks["seen"], np.uint8), count=len(numbers)) == 0
+    drawn = [slot.version for slot in decision.slots[:CANDIDATES]]
+    could &= ~np.isin(numbers, drawn)
+    return drawn + _evenly(numbers[could].tolist(), CANDIDATES - len(drawn))
+
+
+def _dense(decision: Decision, numbers: list[int]) -> F32:
+    dense = np.zeros((len(numbers), len(NAMES)), np.float32)
+    for row, slot in enumerate(decision.slots[: len(numbers)]):
+        # Newer columns than the decision's are 0; columns are only ever added at the end.
+        dense[row, : len(slot.dense)] = slot.dense[: len(NAMES)]
+    return dense
 
 
 def _evenly(values: list[int], n: int) -> list[int]:

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from bandit.columns import NAMES
 from bandit.commands.models import main as models_command
 from bandit.config import Config, Softmax
 from bandit.guard import Guard, alpha_of_release, find_fault, probe_anchor
 from bandit.probe import Probe
-from bandit.records import Feedback, ItemFeedback, RankRequest, ReleaseRequest
-from bandit.scorer import _RECORD, read_state
+from bandit.records import Decision, Feedback, ItemFeedback, RankRequest, ReleaseRequest, User
+from bandit.rules import Seen
+from bandit.scorer import _RECORD, dense_indices, read_state
 from bandit.service import Service
 from bandit.store.models import newest_models
 from bandit.store.serving import last_hold, serving, voids
@@ -124,6 +127,44 @@ def test_a_spoiled_model_is_held_and_the_last_good_one_serves_and_learns_on(
     assert (after["problem"], after["serving"]["holding"], after["serving"]["holds"]) == (None, False, 1)
     assert api.call("GET", "/healthz").body == {"status": "ok"}
     assert rebuild(taught.data.path).ok
+
+
+def test_a_model_spoiled_in_what_it_makes_of_statistics_is_held(taught: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = dense_indices(NAMES) & np.uint32((1 << taught.data.args.bits) - 1)
+
+    def change(weights: np.ndarray) -> None:
+        of_columns = np.isin(weights["index"], columns)
+        assert of_columns.sum() > 3
+        weights["weight"][of_columns] *= 1e6
+
+    poison(taught, monkeypatch, change)
+    teach(taught, 3, 100)
+    taught.learn()
+    held = last_hold(taught.data.log)
+    assert held is not None
+    assert held.failed == "range"
+
+
+def test_the_probe_holds_what_was_drawn_as_it_was_scored(taught: Loop) -> None:
+    """The kernel on the probe gives the very scores that the decisions were drawn with."""
+    put(taught, Config(rules=[Seen()]))
+    for k in range(300, 330):
+        taught.service.rank(RankRequest(["v1", "v2", "v3", "v4"], event_id=f"e{k}", user=User(f"u{k % 3}"), slots=2))
+    at = taught.data.log.last_position()
+    probe = Probe(taught.data.log, at)
+    snapshot = taught.service.ranker.snapshot
+    assert snapshot is not None
+    rows = taught.data.log.query("SELECT payload FROM log WHERE kind = 'decision' AND user IS NOT NULL")
+    logged = [msgspec.json.decode(row[0], type=Decision) for row in rows]
+    by_shared = {bytes(one.shared): one for one in logged}
+    scores = probe.scores(snapshot.weights, taught.data.args)
+    assert any(any(slot.dense) for one in logged for slot in one.slots)
+    found = [[slot.score for slot in one.slots] for one in logged]
+    matched = sum(any(np.array_equal(given[:2], np.array(one, np.float32)) for one in found) for given in scores)
+    assert matched >= len(by_shared)
+    # What the viewer had seen could not have stood at the first slot, unless nothing else was left there.
+    assert any(one.relaxed.get("seen") for one in logged)
+    assert {2, 4} <= {len(one.rows) for one in probe.decisions}
 
 
 def test_the_log_says_what_was_held(taught: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
