@@ -79,6 +79,7 @@ from bandit.store.events import (
     slots_of,
 )
 from bandit.store.items import current_items, upsert_items, versions, withdraw_item
+from bandit.store.latest import Newest, newest_decisions
 from bandit.store.log import AppLog, Txn
 from bandit.store.models import TrainerState, arm_models, first_with, trainer_state
 from bandit.store.serving import serving
@@ -116,6 +117,18 @@ class Since(NamedTuple):
     config: float
     model: float
     learned: float
+
+
+class Behind(NamedTuple):
+    """What made a decision.
+
+    :ivar config: as it was in the decision's arm
+    :ivar items: (id, features text) of the item versions that were drawn, by number
+    """
+
+    decision: Decision
+    config: LiveConfig
+    items: dict[int, tuple[str, bytes]]
 
 
 class Service:
@@ -338,6 +351,24 @@ class Service:
                 for one in follow_ups(own, event_id)
             ],
         )
+
+    def behind(self, event: EventReply) -> Behind:
+        """What made a decision, beyond what its story says.
+
+        :raises UnknownDecision: it is gone
+        """
+        _, found = self._find(event.event_id, event.app)
+        decision: Decision = records.read_stored(found.payload, Decision, what="this decision")
+        config = self.ranker.config_of(decision.config).of(decision.arm)
+        return Behind(decision, config, versions(self._log, [slot.version for slot in decision.slots]))
+
+    def newest(self, *, user: str | None = None, limit: int) -> list[Newest]:
+        """The newest decisions that may be seen, the newest first.
+
+        :param user: of this viewer alone
+        """
+        app = None if self._sees_all else self.app
+        return newest_decisions(self._log, app=app, user=None if user is None else self._name(user), limit=limit)
 
     def _find(self, event_id: str, app: str | None) -> tuple[AppLog, StoredDecision]:
         seen = list(dict.fromkeys([self.app, "", *self.data.keys.apps()])) if self._sees_all else [self.app]

@@ -276,6 +276,26 @@ def test_everything_can_be_done_with_the_keyboard_alone(service: RunningService,
     assert {"like", "follow", "share", "replay", "no", "up", "down", "hum", "open-viewers"} <= reached
 
 
+@pytest.mark.parametrize("watched", [{"viewport": {"width": 360, "height": 740}}], indirect=True, ids=["narrow"])
+def test_the_story_of_a_feed_is_told_where_it_is_seen(service: RunningService, watched: Watched) -> None:
+    page = sign_up(watched, "Reader")
+    clip = swipe(page, seconds=9, like=True)
+
+    def slot() -> Any:
+        found = service.call("GET", f"/v1/events/{clip['event']}").body["slots"][int(clip["slot"])]
+        return found if found["status"] == "learned" else None
+
+    reward = wait_for(slot, what="the lesson")["reward"]
+    watched.open(f"/events/{clip['event']}")
+    shown = page.locator(f".lessons > li[data-slot='{clip['slot']}'] > .figure").inner_text()
+    assert float(shown.replace("\N{MINUS SIGN}", "-")) == pytest.approx(reward, abs=0.005)
+    assert page.locator("canvas.still").count() == 2 * FEED
+    assert not watched.is_wider_than_its_window()
+    watched.open(f"/events?find={viewer(page)['id']}")
+    expect(page.locator(".decisions li")).not_to_have_count(0)
+    assert not watched.is_wider_than_its_window()
+
+
 def test_who_wants_to_be_forgotten_is(service: RunningService, watched: Watched) -> None:
     page = sign_up(watched, "Gone", ("music",))
     swipe(page, seconds=2)

@@ -6,7 +6,7 @@ from typing import Final
 
 from bandit.service import Service
 from bandit.web import metrics, native, openapi
-from bandit.web.pages import feed, look, signin
+from bandit.web.pages import events, feed, look, signin
 from bandit.web.personalizer import routes as personalizer
 from bandit.web.routing import Answer, Incoming, Route
 
@@ -24,6 +24,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *look.ROUTES,
     *signin.ROUTES,
     *feed.ROUTES,
+    *events.ROUTES,
     *personalizer.ROUTES,
     Route("GET", "/metrics", exposition, "read", "Prometheus metrics", 200, media=metrics.MEDIA),
     Route("GET", "/openapi.json", document, None, "All of this as OpenAPI 3.1", 200),

@@ -99,6 +99,11 @@ def compare(service: Service, http: Incoming) -> Answer:
     return _page(service, http, "compare.html")
 
 
+def clips_url() -> str:
+    """Where this release's clips are told, for as long as a browser likes to keep them."""
+    return f"/feed/clips?{edition()}"
+
+
 def _page(service: Service, http: Incoming, template: str) -> Answer:
     if not offered(service):
         return page("feed_off.html", here="/feed", http=http, status=404)
@@ -106,7 +111,7 @@ def _page(service: Service, http: Incoming, template: str) -> Answer:
         template,
         here="/feed",
         http=http,
-        clips=f"/feed/clips?{edition()}",
+        clips=clips_url(),
         tags=TAGS,
         asks=asks_first(service),
         signals=sorted(service.config().document.signals),

@@ -37,12 +37,14 @@ class Place(NamedTuple):
     name: str
 
 
-NAVIGATION: Final[tuple[Place, ...]] = (Place("/feed", "Feed"), Place("/openapi.json", "API"))
+NAVIGATION: Final[tuple[Place, ...]] = (
+    Place("/feed", "Feed"),
+    Place("/events", "Decisions"),
+    Place("/openapi.json", "API"),
+)
 
 
-def page(
-    template: str, *, here: str, http: Incoming | None = None, status: int = 200, **values: Any
-) -> Answer:
+def page(template: str, *, here: str, http: Incoming | None = None, status: int = 200, **values: Any) -> Answer:
     """A template of `templates/`, rendered and ready to be sent.
 
     :param here: path of the entry of the navigation that it belongs to
