@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A module may import those of its own layer and of the layers below. A package
 # stands for its modules too; a name of its own goes before that of its package.
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("errors", frozenset({"bandit", "bandit.errors", "bandit.progress"})),
+    ("errors", frozenset({"bandit", "bandit.client", "bandit.errors", "bandit.progress"})),
     ("records", frozenset({"bandit.records"})),
     (
         "pure",
