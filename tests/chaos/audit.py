@@ -161,7 +161,9 @@ def _feedback(findings: Findings, ledger: Ledger, rows: list[Row]) -> None:
 
 
 def _canonical(payload: bytes) -> bytes:
-    return msgspec.json.encode(msgspec.json.decode(payload, type=LoggedFeedback), order="sorted")
+    """What was sent: without what the log adds to it."""
+    sent = msgspec.structs.replace(msgspec.json.decode(payload, type=LoggedFeedback), said_by=None, said_of={})
+    return msgspec.json.encode(sent, order="sorted")
 
 
 def _activations(findings: Findings, ledger: Ledger, rows: list[Row]) -> None:

@@ -253,7 +253,7 @@ def truth_of(path: Path, spec: str) -> float:
 
 
 def test_both_find_what_the_target_earns(logged: Path) -> None:
-    """Within 4 standard errors (one run in 4,000). Slots with weights of their own are worth more than prefixes."""
+    """Within 4 standard errors (one run in 4,000). Weights of slots alone are worth more than those of prefixes."""
     truth = truth_of(logged, TARGET)
     (answer,) = asked(logged, TARGET, estimators=(*ESTIMATORS, "rips", "sips")).policies
     found = {each.estimator: each for each in answer.estimates}
@@ -266,7 +266,6 @@ def test_both_find_what_the_target_earns(logged: Path) -> None:
         assert each.note == "marginal probabilities enumerated"
         assert each.monte_carlo == 0.0
     assert found["iips"].se < 0.9 * found["rips"].se  # type: ignore[operator]
-    assert found["pi"].se < found["sips"].se  # type: ignore[operator]
 
 
 def test_what_was_in_production_has_weights_of_one(logged: Path) -> None:
