@@ -212,7 +212,7 @@ def test_garbage_in_the_database_is_answered_with_503_and_never_a_wrong_propensi
     clock = Clock(1_900_000_000)
     data = DataDirectory(Settings(path, durable=False), clock=clock)
     api = Api(create_app(Service(data, clock=clock)).test_client())
-    data.close()  # What is cached in connections would hide the damage.
+    data.log.close()  # What is cached in connections would hide the damage.
     overwrite(path / "log.db", random.Random(seed), ["pages", "bytes", "tail"][seed % 3])
     ids = [f"v{k}" for k in range(60)]
     pages = ("/healthz", "/readyz", "/metrics", "/v1/model")
