@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ def test_it_begins_by_itself_in_an_empty_log_and_adds_nothing_twice(start: Start
     kinds = log.query("SELECT DISTINCT kind FROM log WHERE pos > ?", (position,))
     assert kinds in ([], [("user",)]), "who signs up twice says the same twice; nothing is ranked or taught again"
     assert api.call("GET", f"/v1/users/{told.id}").body["interests"] == list(told.told)
+
+
+def test_no_tag_is_more_popular_than_another_among_the_invented() -> None:
+    likes = Counter(tag for viewer in crowd.crowd() for tag in viewer.likes)
+    assert likes == dict.fromkeys(TAGS, crowd.VIEWERS * crowd.LIKED // len(TAGS))
+    assert len({viewer.id for viewer in crowd.crowd()}) == len(crowd.crowd()) == crowd.VIEWERS
 
 
 def test_the_invented_viewers_teach_what_a_taste_is_worth(start: Start) -> None:

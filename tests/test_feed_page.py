@@ -84,9 +84,10 @@ def test_who_likes_three_tags_gets_them_and_who_does_not_care_gets_a_mixture(
 ) -> None:
     """Nobody said at sign-up what they like; both are shown the same clips by the same service.
 
-    Three tags stand on a third of all clips. In 100 such pairs, played without a browser with three tags by chance, of
-    the last 10 clips of 20 whoever likes them had 9.7 on average and never fewer than 7, always more than the other
-    (3.6 on average). So a false alarm comes about once in a hundred runs, or less.
+    The three tags stand on a third of all clips. In 100 such pairs, played without a browser, each in a service of its
+    own, the last two clips of a feed learned only after the next one was drawn, clips 21 to 30 held 9.5 of these tags
+    for whoever likes them (never fewer than 6) and 3.3 for the other, and never as many. So the chance of a false alarm
+    is below 3 % (95 % confidence). With 20 clips it was 4 of another 100: too few to swipe by.
     """
     counts = {}
     for name in ("Indifferent", "Fond"):
@@ -94,17 +95,17 @@ def test_who_likes_three_tags_gets_them_and_who_does_not_care_gets_a_mixture(
         watched.page.clock.install()
         page = sign_up(watched, name)
         hits = []
-        for _ in range(20):
+        for _ in range(30):
             hit = any(tag in LIKED for tag in playing(page)["tags"].split())
             hits.append(hit)
             if name == "Fond":
                 swipe(page, seconds=12 if hit else 1.3, like=hit)
             else:
                 swipe(page, seconds=4)
-        counts[name] = sum(hits[10:])
+        counts[name] = sum(hits[20:])
         assert watched.faults == []
         watched.close()
-    assert counts["Fond"] >= 6, counts
+    assert counts["Fond"] >= 5, counts
     assert counts["Fond"] >= counts["Indifferent"], counts
 
 

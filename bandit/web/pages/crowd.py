@@ -19,6 +19,8 @@ VIEWERS: Final = 40
 #: Each of them sees so many feeds, one in every round.
 ROUNDS: Final = 8
 SLOTS: Final = 5
+#: So many tags each; VIEWERS is a multiple of len(TAGS) / LIKED.
+LIKED: Final = 3
 #: What they watch to the end of what they like, and of the rest.
 LIKES: Final = 0.85
 OTHERS: Final = 0.12
@@ -35,12 +37,17 @@ class Invented(NamedTuple):
 
 @cache
 def crowd() -> tuple[Invented, ...]:
-    """All of them; every second one says at sign-up what they like."""
+    """All of them; every second one says at sign-up what they like.
+
+    Every tag is liked by equally many: what a newcomer likes should be no less popular than the rest.
+    """
     rng = random.Random("the crowd of the demo")
-    found = []
-    for number in range(VIEWERS):
-        likes = tuple(rng.sample(TAGS, 3))
-        found.append(Invented(f"{PREFIX}crowd-{number:02}", likes, likes[:2] if number % 2 else ()))
+    found: list[Invented] = []
+    while len(found) < VIEWERS:
+        tags = rng.sample(TAGS, len(TAGS))
+        for start in range(0, len(tags), LIKED):
+            likes, number = tuple(tags[start : start + LIKED]), len(found)
+            found.append(Invented(f"{PREFIX}crowd-{number:02}", likes, likes[:2] if number % 2 else ()))
     return tuple(found)
 
 

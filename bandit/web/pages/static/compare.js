@@ -131,6 +131,7 @@ async function main() {
     const reply = await api.begin(false);
     if (reply.state === "ready") break;
     $("say").textContent = `Others swipe first, so that the service knows what a taste is: round ${reply.played} of ${reply.rounds}.`;
+    await pause(LEARN_MS);
   }
   const all = await api.clips();
   clipsById = new Map(all.clips.map((clip) => [clip.id, clip]));

@@ -18,6 +18,7 @@ const SKIPPED_S = 3;
 const AHEAD = 1;
 /** How long to wait for a lesson before the panel stops asking. */
 const LESSON_MS = [350, 500, 700, 1000, 1500, 2500];
+const ROUND_MS = 500;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 let clipsById = new Map();
@@ -475,6 +476,8 @@ async function begin(anyway = false) {
       $("beginning-say").textContent = `The invented viewers are swiping: round ${reply.played} of ${reply.rounds}.`;
       $("beginning-bar").style.setProperty("--done", reply.played / reply.rounds);
       if (reply.state === "ready") break;
+      // What a round taught is learned before the next one is ranked.
+      await new Promise((done) => { setTimeout(done, ROUND_MS); });
     }
     page.asks = "no";
     known = true;
