@@ -182,6 +182,8 @@ class Keeper:
             process = context.Process(target=_quietly, args=arguments, name=self._name)
             process.start()
             self._process = process
+            if self._stopping.is_set():
+                process.terminate()
             log.info("%s started with process id %s", self._name, process.pid)
             process.join()
             if not self._stopping.is_set():
@@ -203,7 +205,8 @@ class Keeper:
             process.join(TRAINER_STOP_S)
             if process.is_alive():
                 process.kill()
-        self._thread.join(1.0)
+        if self._thread.is_alive():
+            self._thread.join(1.0)
 
 
 class _NeverRecent(dict[int, float]):
@@ -225,6 +228,9 @@ def serve(settings: Settings) -> None:
     from granian.log import LogLevels
 
     configure_logging(settings.log_format)
+    # Until the server listens to signals, one of them ends this by the way out that every end takes.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     holding = hold_directory(settings)
     check_address(settings)
     multiprocessing.set_start_method("spawn", force=True)
@@ -243,8 +249,6 @@ def serve(settings: Settings) -> None:
     keepers = [Keeper(settings, "trainer", _trainer_job)]
     if settings.guard:
         keepers.append(Keeper(settings, "guard", _guard_job))
-    for keeper in keepers:
-        keeper.start()
     server = Granian(
         "server:worker",
         address=settings.host,
@@ -271,16 +275,26 @@ def serve(settings: Settings) -> None:
         interrupted(*arguments)  # type: ignore[no-untyped-call]
 
     server.signal_handler_interrupt = stop_all  # type: ignore[method-assign]
-    log.info(
-        "serving on http://%s:%s with %s worker(s), data in %s", settings.host, settings.port, settings.workers,
-        settings.data,
-    )  # fmt: skip
     try:
+        for keeper in keepers:
+            keeper.start()
+        log.info(
+            "serving on http://%s:%s with %s worker(s), data in %s", settings.host, settings.port, settings.workers,
+            settings.data,
+        )  # fmt: skip
         server.serve()
     finally:
         for keeper in keepers:
             keeper.stop()
         os.close(holding)
+
+
+def _leave(number: int, frame: Any) -> None:
+    """A signal's handler.
+
+    :raises SystemExit: always, with status 0: whoever sent it wanted the end
+    """
+    raise SystemExit(0)
 
 
 def _connections() -> int:

@@ -270,9 +270,15 @@ def test_a_parent_killed_while_it_starts_leaves_nobody(tmp_path: Path) -> None:
     assert nobody_listens(service)
 
 
-def test_sigterm_while_it_starts_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["it holds its directory", "trainer started", "serving on"])
+def test_sigterm_while_it_starts_ends_it(tmp_path: Path, moment: str) -> None:
     service = RunningService(tmp_path / "data").start(ready=False)
-    wait_for(lambda: "trainer started" in service.log(), timeout_s=60, what="the trainer")
+    lock = tmp_path / "data" / "lock"
+    wait_for(
+        lambda: moment in service.log() or (moment == "it holds its directory" and lock.exists() and lock.read_text()),
+        timeout_s=60,
+        what=moment,
+    )
     family = psutil.Process(service.pids().parent).children(recursive=True)
     began = time.monotonic()
     assert service.stop() == 0

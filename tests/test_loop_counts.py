@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from bandit.errors import LogUnavailable
 from bandit.loop.check import DAYS_A_FALSE_ALARM, Check
 from bandit.loop.comparison import (
     GROUPS,
@@ -29,12 +30,15 @@ from bandit.loop.counts import (
     DAY,
     DRAWN,
     FEEDS,
+    GROUP_COLUMNS,
     HOUR,
     KEPT_S,
     MINUTE,
     REWARD,
     SEEN,
+    SLOT_COLUMNS,
     SLOT_REWARD,
+    SLOTS,
     Stretch,
 )
 from bandit.one_sided import LowerBound
@@ -267,6 +271,26 @@ def test_counts_name_no_viewer(loop: Loop) -> None:
     loop.learn()
     assert not rows(loop, "SELECT 1 FROM log WHERE kind = 'decision'")
     assert whole(loop).counts["feeds"] == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "groups = x'00'",
+        f"groups = x'{np.full((GROUPS, GROUP_COLUMNS), 1e200).tobytes().hex()}'",
+        f"slots = x'{np.full((SLOTS, SLOT_COLUMNS), np.nan).tobytes().hex()}'",
+        "counts = '{\"feeds\": 1e308}'",
+        "counts = '{\"feeds\": \"many\"}'",
+        "gauges = '['",
+    ],
+)
+def test_damaged_counts_are_told_as_such(loop: Loop, damage: str) -> None:
+    play(loop, 20)
+    loop.service.loop()
+    with closing(sqlite3.connect(loop.data.path / "log.db")) as other, other:
+        other.execute(f"UPDATE loop_stretches SET {damage}")
+    with pytest.raises(LogUnavailable, match="damaged"):
+        loop.service.loop()
 
 
 def test_old_minutes_and_hours_are_deleted(loop: Loop, clock: Clock) -> None:

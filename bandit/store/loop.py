@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit import records
+from bandit.errors import LogUnavailable
 from bandit.loop.comparison import GROUPS
 from bandit.loop.counts import (
     ARM_COLUMNS,
@@ -22,6 +23,9 @@ from bandit.store.log import EventLog, Txn
 
 F64 = NDArray[np.float64]
 
+#: No sum comes near, and squares of what is below it are numbers still.
+_BEYOND = 1e100
+_DAMAGED = "counts of the loop in the log are damaged; mend the log, or restore a copy of it"
 _STRETCH = "CAST(counts AS BLOB), CAST(gauges AS BLOB), groups, slots"
 
 
@@ -82,15 +86,25 @@ def stretches(log: EventLog, span_s: int, *, since: float) -> dict[int, Stretch]
 
 def _stretch(counts: bytes, gauges: bytes, groups: bytes, slots: bytes) -> Stretch:
     return Stretch(
-        records.read_stored(bytes(counts), dict[str, float], what="a count"),
-        records.read_stored(bytes(gauges), dict[str, float], what="a count"),
-        _array(groups, GROUP_COLUMNS),
-        _array(slots, SLOT_COLUMNS, SLOTS),
+        _named(counts), _named(gauges), _array(groups, GROUP_COLUMNS), _array(slots, SLOT_COLUMNS, SLOTS)
     )
 
 
+def _named(body: bytes) -> dict[str, float]:
+    found: dict[str, float] = records.read_stored(bytes(body), dict[str, float], what="a count")
+    if not all(abs(value) < _BEYOND for value in found.values()):
+        raise LogUnavailable(_DAMAGED)
+    return found
+
+
 def _array(body: bytes, columns: int, rows: int = GROUPS) -> F64:
-    return np.frombuffer(body, np.float64).reshape(rows, columns).copy()
+    """:raises LogUnavailable: these are no sums that anything counted could have"""
+    if len(body) != 8 * rows * columns:
+        raise LogUnavailable(_DAMAGED)
+    found = np.frombuffer(body, np.float64).reshape(rows, columns).copy()
+    if not bool((np.abs(found) < _BEYOND).all()):
+        raise LogUnavailable(_DAMAGED)
+    return found
 
 
 def arm_groups(log: EventLog, experiment: str) -> dict[str, F64]:
