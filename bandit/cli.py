@@ -21,10 +21,12 @@ class Command(NamedTuple):
     """One command.
 
     :ivar main: ``module:function``, loaded when it is asked for
+    :ivar words: what it is told before the arguments: a command of another program
     """
 
     summary: str
     main: str
+    words: tuple[str, ...] = ()
 
 
 #: All commands of the service itself; ``server.py`` adds those that ask of logs.
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str], more: Mapping[str, Command] | None = None) ->
     """
     commands = {**COMMANDS, **(more or {})}
     if arguments and arguments[0] in commands:
-        return _load(commands[arguments[0]].main)(arguments[1:])
+        command = commands[arguments[0]]
+        return _load(command.main)([*command.words, *arguments[1:]])
     if arguments and arguments[0] in ("help", "--help", "-h"):
         print(_help(commands))
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,11 @@ from flask.testing import FlaskClient
 from hypothesis import settings
 
 from bandit.config import Settings
+from bandit.keys import ID_BYTES, SECRET_BYTES, Key, digest_of, new_key
 from bandit.service import Service
 from bandit.signals import Watch, WatchTable
 from bandit.store.data import DataDirectory
+from bandit.store.keys import add_key, changing
 from bandit.trainer import Trainer
 from bandit.web.app import create_app
 from tests.service import Reply, RunningService
@@ -33,6 +36,15 @@ def watch_worth(seconds: float) -> float:
     """What the default formula makes of `watch_s` alone, of an item whose length nobody said."""
     table = WatchTable()
     return Watch(table).position(seconds, table.typical_s)
+
+
+def make_key(data: DataDirectory, *scopes: str, now: float, **about: Any) -> str:
+    """A new key of these scopes."""
+    key_id, key = new_key(secrets.token_bytes(ID_BYTES + SECRET_BYTES))
+    kept = Key(key_id, about.pop("app", ""), frozenset(scopes), digest_of(key), now, **about)
+    with changing(data.path):
+        data.log.append(lambda txn: add_key(txn, kept))
+    return key
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from bandit.web.pages import STYLESHEET, TEMPLATES
+from bandit.web.pages import STYLESHEET, TEMPLATES, environment_of
 
 SHEET = """{% import "parts.html" as parts %}
 <!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Gallery</title>
@@ -54,14 +52,7 @@ SHEET = """{% import "parts.html" as parts %}
 
 def sheet() -> str:
     """The sheet, in need of nothing else."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.from_string(SHEET).render(css=STYLESHEET.read_text("utf-8"))
+    return environment_of(TEMPLATES).from_string(SHEET).render(css=STYLESHEET.read_text("utf-8"))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from bandit.config import Settings
 from bandit.store.data import DataDirectory
 from bandit.web.app import create_app
 from replay.rebuild import rebuild
-from tests.conftest import Api, Clock, Loop
+from tests.conftest import Api, Clock, Loop, make_key
 from tests.service import Reply
-from tests.test_keys import make_key
 
 
 class Apps(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import sqlite3
 import subprocess
 import sys
@@ -16,15 +15,15 @@ import pytest
 
 from bandit.config import Settings, read_settings
 from bandit.errors import InvalidSetting, NoKeys, RateLimited
-from bandit.keys import ID_BYTES, SECRET_BYTES, Key, Scope, digest_of, new_key
+from bandit.keys import Scope, digest_of, new_key
 from bandit.store.data import DataDirectory
-from bandit.store.keys import add_key, all_keys, changing, revoke_key
+from bandit.store.keys import all_keys, changing, revoke_key
 from bandit.supervisor import check_keys
 from bandit.web.app import create_app
 from bandit.web.gate import Gate
 from bandit.web.routes import ROUTES
 from bandit.web.routing import Route
-from tests.conftest import Api, Clock, Loop
+from tests.conftest import Api, Clock, Loop, make_key
 from tests.service import ROOT, Reply, RunningService, free_port, own_environ, send
 
 SCOPES = get_args(Scope)
@@ -54,15 +53,6 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("PUT", "/v1/config"): {"slots": 3},
     ("POST", "/v1/model/rollback"): {"to": "0000"},
 }
-
-
-def make_key(data: DataDirectory, *scopes: str, now: float, **about: Any) -> str:
-    """A new key of these scopes."""
-    key_id, key = new_key(secrets.token_bytes(ID_BYTES + SECRET_BYTES))
-    kept = Key(key_id, about.pop("app", ""), frozenset(scopes), digest_of(key), now, **about)
-    with changing(data.path):
-        data.log.append(lambda txn: add_key(txn, kept))
-    return key
 
 
 @pytest.fixture(scope="module")

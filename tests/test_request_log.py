@@ -19,9 +19,8 @@ from bandit.web.app import create_app
 from bandit.web.gate import ANYBODY
 from bandit.web.request_log import MOST, WHOLE, RequestLog
 from bandit.web.routes import ROUTES
-from tests.conftest import Api, Clock, Loop
+from tests.conftest import Api, Clock, Loop, make_key
 from tests.service import RunningService
-from tests.test_keys import make_key
 
 
 class Told(NamedTuple):

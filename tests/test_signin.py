@@ -20,9 +20,8 @@ from bandit.web.pages.look import page
 from bandit.web.routes import ROUTES
 from bandit.web.routing import HTML, Answer, Incoming, Route
 from bandit.web.sessions import COOKIE, SESSION_S, issue
-from tests.conftest import Api, Clock, Loop
+from tests.conftest import Api, Clock, Loop, make_key
 from tests.service import Reply
-from tests.test_keys import make_key
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

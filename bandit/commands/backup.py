@@ -6,11 +6,10 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bandit.commands.shared import DONE, add_data, ended, opened
+from bandit.commands.shared import DONE, add_data, ended, opened, stamp
 from bandit.progress import Progress
 from bandit.store.backup import back_up, restore
 
@@ -52,7 +51,7 @@ def restore_main(arguments: Sequence[str]) -> int:
 
 def _restore(source: Path, data: Path) -> int:
     manifest = restore(source, data.absolute())
-    made = datetime.fromtimestamp(manifest.made_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made = stamp(manifest.made_at)
     print(
         f"{data} is as of {made}, position {manifest.position:,}; viewers who were erased since then have to be erased "
         "again before it serves: server.py erase"

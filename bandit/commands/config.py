@@ -6,14 +6,13 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bandit import records
-from bandit.commands.shared import DONE, NO, add_data, ended, opened
+from bandit.commands.shared import DONE, NO, add_data, ended, opened, stamp
 from bandit.config import Config, check_config
 from bandit.errors import InvalidSetting
 from bandit.store.configs import append_config, config_versions
@@ -89,7 +88,7 @@ def _history(found: Sequence[tuple[int, float, Config]]) -> list[str]:
     lines = []
     for place in reversed(range(len(found))):
         version, at, document = found[place]
-        when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = stamp(at)
         lines.append(f"version {version}, {when}" + (", in force" if place == len(found) - 1 else ""))
         if place:
             lines += [f"    {line}" for line in changes(found[place - 1][2], document)]

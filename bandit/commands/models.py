@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from bandit.commands.shared import DONE, add_data, ended, opened
+from bandit.commands.shared import DONE, add_data, ended, opened, stamp
 from bandit.errors import InvalidSetting
 from bandit.model_args import ModelArgs
 from bandit.records import ReleaseRequest, RollbackRequest
@@ -95,7 +94,7 @@ def _about(log: EventLog, files: ModelFiles, model: PublishedModel) -> str:
     return "\n".join(
         [
             f"version     {model.digest}",
-            f"published   {_time(model.published_at)}, at position {model.published_pos:,}",
+            f"published   {stamp(model.published_at)}, at position {model.published_pos:,}",
             f"holds       the log up to position {model.position:,}: {model.learned:,} slots learned",
             f"arguments   {args.text}",
             f"file        {files.folder / model.digest}.vw, {len(data):,} bytes, whole",
@@ -125,7 +124,7 @@ def _table(log: EventLog, files: ModelFiles) -> str:
         notes = {"serves": serves, "newest": now.newest, "champion": now.champion}
         words = [word for word, digest in notes.items() if digest == model.digest]
         said = ", ".join(words + ([] if model.arm is None else [f"arm {model.arm} of {model.experiment}"]))
-        at = _time(model.published_at)
+        at = stamp(model.published_at)
         lines.append(f"{model.digest:32}  {model.position:10}  {model.learned:10}  {at:20}  {said}".rstrip())
     if now.pinned is not None:
         lines.append(f"rolled back by the {now.by}: {now.reason}; newer models wait for: server.py {NAME} release")
@@ -133,6 +132,3 @@ def _table(log: EventLog, files: ModelFiles) -> str:
         lines.append(f"held: {now.hold.version} up to position {now.hold.position}: {now.hold.reason}")
     return "\n".join(lines)
 
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

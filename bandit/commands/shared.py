@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,17 @@ def opened(path: Path) -> Iterator[EventLog]:
         yield log
     finally:
         log.close()
+
+
+def stamp(at: float) -> str:
+    """A moment, as commands print it.
+
+    :param at: UTC seconds
+
+    >>> stamp(0)
+    '1970-01-01T00:00:00Z'
+    """
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def ended(work: Callable[[], int]) -> int:

@@ -10,8 +10,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -66,20 +67,31 @@ def back_up(log: EventLog, directory: Path, target: Path, *, now: float, progres
     """
     if target.exists():
         raise NoBackup(f"{target} exists; name a folder that does not exist yet")
-    made = target.with_name(f"{target.name}.{os.getpid()}.part")
-    made.mkdir(parents=True)
-    try:
+    with _whole_or_nothing(target) as made:
         _copy(log, directory, made, progress)
         position = _check(made)
         manifest = BackupManifest(FORMAT, position, now, _digests(made))
         (made / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+    return manifest
+
+
+@contextmanager
+def _whole_or_nothing(target: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the target's name once it is filled and on disk, or is gone again.
+
+    :param target: does not exist, or is an empty folder
+    """
+    made = target.with_name(f"{target.name}.{os.getpid()}.part")
+    made.mkdir(parents=True)
+    try:
+        yield made
         _sync_all(made)
+        # Takes the place of an empty folder.
         made.rename(target)
         sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    return manifest
 
 
 def _copy(log: EventLog, directory: Path, made: Path, progress: Progress) -> None:
@@ -191,19 +203,10 @@ def restore(source: Path, directory: Path) -> BackupManifest:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise NoBackup(f"{directory} is not empty; name a data directory that does not exist yet")
     manifest = read_backup(source)
-    made = directory.with_name(f"{directory.name}.{os.getpid()}.part")
-    try:
-        shutil.copytree(source, made, ignore=shutil.ignore_patterns(MANIFEST))
+    with _whole_or_nothing(directory) as made:
+        shutil.copytree(source, made, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
         (made / "secret").chmod(0o600)
         wrong = _differing(manifest.files, _digests(made))
         if wrong:
             raise NoBackup(f"{source} changed while it was read: {', '.join(wrong[:5])}; try again", files=wrong)
-        _sync_all(made)
-        if directory.exists():
-            directory.rmdir()
-        made.rename(directory)
-        sync_folder(directory.parent)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
     return manifest

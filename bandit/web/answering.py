@@ -130,7 +130,7 @@ def _to_sign_in(environ: WSGIEnvironment, route: Route, error: Exception) -> Wir
         return None
     if isinstance(error, Forbidden) and "needed" not in error.detail:
         return None
-    query = environ.get("QUERY_STRING")
+    query = environ.get("QUERY_STRING", "")
     asked = {"next": f"{quote(environ['PATH_INFO'])}{'?' if query else ''}{query}"}
     if isinstance(error, Forbidden):
         asked["needed"] = error.detail["needed"]

@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
-from bandit.web.pages import STYLESHEET, TEMPLATES
+from bandit.web.pages import STYLESHEET, TEMPLATES, environment_of
 from bandit.web.pages.scale import Linear, around
 from replay.report import charts, words
 from replay.report.quiet import quiet
@@ -128,14 +128,7 @@ def render(evaluation: Evaluation) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader([HERE, TEMPLATES]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html.j2")
+    return environment_of(HERE, TEMPLATES).get_template("page.html.j2")
 
 
 def _mood(evaluation: Evaluation) -> str:

@@ -7,12 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 import bandit
 from bandit.errors import NotFound
 from bandit.service import Service
-from bandit.web.pages import STYLESHEET, TEMPLATES
+from bandit.web.pages import STYLESHEET, TEMPLATES, environment_of
 from bandit.web.routing import HTML, Answer, Incoming, Route
 
 FILES: Final = STYLESHEET.parent
@@ -59,13 +59,7 @@ def page(template: str, *, here: str, http: Incoming | None = None, status: int 
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = environment_of(TEMPLATES)
     environment.globals |= {"nav": NAVIGATION, "static": url_of, "version": bandit.__version__}
     return environment
 
