@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -54,7 +56,8 @@ def ready(app_of: Callable[[Service], App], settings: Settings) -> App:
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     configure_logging(settings.log_format)
     log.info("loading the scoring kernels (compiled at the first start, which takes a while)")
-    warm_up()
+    with _one_at_a_time(settings):
+        warm_up()
     service = Service(DataDirectory(settings))
     until = time.monotonic() + FIRST_MODEL_S
     while service.ranker.snapshot is None and time.monotonic() < until:
@@ -72,6 +75,17 @@ def ready(app_of: Callable[[Service], App], settings: Settings) -> App:
     sys.setswitchinterval(SWITCH_S)
     log.info("worker ready, model %s", service.model().version)
     return app
+
+
+@contextmanager
+def _one_at_a_time(settings: Settings) -> Iterator[None]:
+    """Of several workers that start together, one compiles and the others load what it compiled."""
+    descriptor = os.open(settings.data / "compiling", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def warm_up() -> None:
