@@ -29,7 +29,7 @@ from bandit.features import resolve_item
 from bandit.fold import EVIDENCE, closes_at
 from bandit.health import TRAINER_SILENT_S, counted_of, facts_of, loop_reply
 from bandit.item_table import parse_features
-from bandit.loop.report import LoopReply, total
+from bandit.loop.report import Counted, LoopReply, total
 from bandit.personalized import Personalized, slot_event
 from bandit.privacy import names_of, pseudonym_of, who_of
 from bandit.ranker import Ranker
@@ -711,9 +711,16 @@ class Service:
 
         :raises LogUnavailable: the log cannot be read
         """
-        counted = counted_of(self.data)
-        reply = loop_reply(counted, facts_of(self.data, self.ranker, now=self._clock()))
+        reply, counted = self.loop_and_counted()
         return reply, total(counted.days.values()).counts
+
+    def loop_and_counted(self) -> tuple[LoopReply, Counted]:
+        """The same, and all that it was read from.
+
+        :raises LogUnavailable: the log cannot be read
+        """
+        counted = counted_of(self.data)
+        return loop_reply(counted, facts_of(self.data, self.ranker, now=self._clock())), counted
 
     def unready(self) -> list[str]:
         """Why this worker should get no traffic yet; empty if it should."""

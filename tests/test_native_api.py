@@ -370,7 +370,7 @@ def test_metrics_are_in_prometheus_text_and_count_requests(running: RunningServi
 
 def test_unknown_paths_and_methods_are_refused_in_the_one_shape(api: Api) -> None:
     for method, path, status in (
-        ("GET", "/", 404), ("GET", "/v1", 404), ("GET", "/v1/events/", 404), ("POST", "/v1/rank/", 404),
+        ("GET", "/nothing", 404), ("GET", "/v1", 404), ("GET", "/v1/events/", 404), ("POST", "/v1/rank/", 404),
         ("GET", "/v1/rank", 405), ("DELETE", "/v1/config", 405), ("POST", "/v1/items/x", 405),
         ("PUT", "/healthz", 405), ("BREW", "/v1/rank", 405), ("TRACE", "/metrics", 405),
     ):  # fmt: skip

@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "bandit.attributes",
                 "bandit.columns",
                 "bandit.config",
+                "bandit.differences",
                 "bandit.experiments",
                 "bandit.exploration",
                 "bandit.explore",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from bandit import records
 from bandit.commands.shared import DONE, NO, add_data, ended, opened, stamp
 from bandit.config import Config, check_config
+from bandit.differences import changes, text_of
 from bandit.errors import InvalidSetting
 from bandit.store.configs import append_config, config_versions
 from bandit.store.log import EventLog
@@ -57,7 +55,7 @@ def _run(given: argparse.Namespace) -> int:
         known = {version: document for version, _, document in found}
         newest = found[-1][0]
         if given.command == "show":
-            print(_text(_named(known, given.version or newest)))
+            print(text_of(_named(known, given.version or newest)))
             return DONE
         lines = changes(_named(known, given.old), _named(known, given.new or newest))
         print("\n".join(lines) or "nothing changed")
@@ -68,20 +66,6 @@ def _named(known: dict[int, Config], version: int) -> Config:
     if version not in known:
         raise InvalidSetting(f"there is no config version {version}; there are {min(known)} to {max(known)}")
     return known[version]
-
-
-def _text(document: Config) -> str:
-    return msgspec.json.format(msgspec.json.encode(document)).decode()
-
-
-def changes(old: Config, new: Config) -> list[str]:
-    """What changed, a line each: ``-`` what was, ``+`` what is.
-
-    >>> changes(Config(), Config(slots=3))
-    ['-   "slots": 10,', '+   "slots": 3,']
-    """
-    lines = difflib.ndiff(_text(old).splitlines(), _text(new).splitlines())
-    return [line for line in lines if line[0] in "+-"]
 
 
 def _history(found: Sequence[tuple[int, float, Config]]) -> list[str]:

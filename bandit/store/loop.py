@@ -81,6 +81,8 @@ def stretches(log: EventLog, span_s: int, *, since: float) -> dict[int, Stretch]
         f"SELECT starts_at, {_STRETCH} FROM loop_stretches WHERE span_s = ? AND starts_at > ? ORDER BY starts_at",
         (span_s, since - span_s),
     )
+    if not all(isinstance(row[0], int) for row in rows):
+        raise LogUnavailable(_DAMAGED)
     return {row[0]: _stretch(*row[1:]) for row in rows}
 
 
@@ -97,9 +99,9 @@ def _named(body: bytes) -> dict[str, float]:
     return found
 
 
-def _array(body: bytes, columns: int, rows: int = GROUPS) -> F64:
+def _array(body: object, columns: int, rows: int = GROUPS) -> F64:
     """:raises LogUnavailable: these are no sums that anything counted could have"""
-    if len(body) != 8 * rows * columns:
+    if not isinstance(body, bytes) or len(body) != 8 * rows * columns:
         raise LogUnavailable(_DAMAGED)
     found = np.frombuffer(body, np.float64).reshape(rows, columns).copy()
     if not bool((np.abs(found) < _BEYOND).all()):

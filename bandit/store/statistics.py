@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import starmap
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -197,6 +197,31 @@ def names_of(log: EventLog, keys: Sequence[int]) -> Mapping[int, tuple[str, str]
         (msgspec.json.encode(list(keys)).decode(),),
     )
     return {row[0]: (row[1], row[2]) for row in rows}
+
+
+class TopItem(NamedTuple):
+    """An item and what was counted of it, as of the newest epoch; ``tally`` as in `bandit.statistics`."""
+
+    id: str
+    tally: Tally
+
+
+#: What items can be put in order by.
+ORDERS: Final = {"shown": "shown", "earned": "reward / seen"}
+
+
+def top_items(log: EventLog, *, by: str, limit: int, least_seen: float = 0.0) -> list[TopItem]:
+    """The items that were shown most, or earn most: one look at every item that was ever counted, none at the log.
+
+    :param by: of `ORDERS`
+    :param least_seen: items that were seen less are left out; above 0 where they are ordered by what they earn
+    """
+    rows = log.query(
+        f"SELECT key, {_TALLY} FROM tallies WHERE shown > 0 AND seen >= ? ORDER BY {ORDERS[by]} DESC, key LIMIT ?",
+        (least_seen, limit),
+    )
+    names = names_of(log, [row[0] for row in rows])
+    return [TopItem(names[row[0]][1], list(row[1:])) for row in rows if names.get(row[0], ("",))[0] == "item"]
 
 
 def put_user(txn: Txn, record: records.UserRecord) -> int:

@@ -16,6 +16,7 @@ from bandit.service import Service
 from bandit.web import metrics
 from bandit.web.admission import Admission
 from bandit.web.gate import ANYBODY, Gate
+from bandit.web.pages.look import page
 from bandit.web.request_log import RequestLog
 from bandit.web.routing import HTML, JSON, Answer, Caller, Incoming, Route
 
@@ -71,7 +72,7 @@ def answerer(
             caller = gate.admit(environ, route)
         except Exception as error:
             _drain(environ)
-            wire, told = _to_sign_in(environ, route, error) or refused(route.path, error), _fault(error)
+            wire, told = _to_sign_in(environ, route, error) or _refused(environ, route, error), _fault(error)
         else:
             incoming = Incoming(read(), environ, caller)
             try:
@@ -83,7 +84,7 @@ def answerer(
                 counted.inc()
                 seconds.observe(time.monotonic() - started)
             except Exception as error:
-                wire, told = refused(route.path, error), _fault(error)
+                wire, told = _refused(environ, route, error), _fault(error)
         if requests is not None:
             requests.add(route, wire.status, time.monotonic() - started, caller, parameters.get("event_id"), told)
         return wire
@@ -146,13 +147,14 @@ class Internal(BanditError):
 
     code = "internal"
     status = 500
+    said = "a fault of the service; it was logged"
 
 
 def refused(path: str, error: Exception) -> Wire:
     """An error in the one shape; a fault of ours is logged whole and told without its insides."""
     if not isinstance(error, BanditError):
         log.exception("%s: a fault", path, exc_info=error)
-        error = Internal("a fault of the service; it was logged")
+        error = Internal(Internal.said)
     elif error.status >= 500 and not isinstance(error, Overloaded):
         # Of an overload there is a line now and then, see `Admission`: one each would add to it.
         log.error("%s: %s: %s", path, error.code, error.message)
@@ -163,6 +165,36 @@ def refused(path: str, error: Exception) -> Wire:
     if isinstance(error, Unauthorized):
         headers.append(("WWW-Authenticate", 'Bearer realm="feed-bandit"'))
     return Wire(error.status, headers, _encoded(error))
+
+
+_HEADLINES: Final = {
+    400: "That cannot be read.",
+    401: "Sign in first.",
+    403: "That is not allowed.",
+    404: "There is no such thing here.",
+    409: "Not as things stand.",
+    429: "Too often.",
+    503: "The service cannot answer now.",
+}
+
+
+def _refused(environ: WSGIEnvironment, route: Route, error: Exception) -> Wire:
+    """`refused`, which people who use a page are told on a page."""
+    wire = refused(route.path, error)
+    if route.media != HTML or "text/html" not in environ.get("HTTP_ACCEPT", ""):
+        return wire
+    message = error.message if isinstance(error, BanditError) else Internal.said
+    leads = isinstance(error, Unauthorized) or (isinstance(error, Forbidden) and "needed" in error.detail)
+    told = page(
+        "refused.html",
+        here="",
+        status=wire.status,
+        headline=_HEADLINES.get(wire.status, "It did not work."),
+        message=f"{message[:1].upper()}{message[1:]}.",
+        sign_in="/signin" if leads else "",
+    )
+    own = [(name, value) for name, value in wire.headers if name in ("Retry-After", "WWW-Authenticate")]
+    return Wire(wire.status, headers_of(HTML, told.headers) + own, told.body)
 
 
 def _fault(error: Exception) -> dict[str, str]:

@@ -88,6 +88,9 @@ def _operation(route: Route, schema_of: dict[Any, Any], *, keys: bool) -> dict[s
     success: dict[str, Any] = {"description": route.summary}
     if route.media != JSON or (route.reply is None and route.status == 200):
         success["content"] = {route.media.partition(";")[0]: {}}
+        if route.reply is not None:
+            # For programs, which say that they want it.
+            success["content"] |= _content(route.reply, schema_of)
     elif route.reply is not None:
         success["content"] = _content(route.reply, schema_of)
     operation: dict[str, Any] = {

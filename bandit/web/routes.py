@@ -6,7 +6,7 @@ from typing import Final
 
 from bandit.service import Service
 from bandit.web import metrics, native, openapi
-from bandit.web.pages import events, feed, look, signin
+from bandit.web.pages import dashboard, dashboard_models, events, feed, look, signin
 from bandit.web.personalizer import routes as personalizer
 from bandit.web.routing import Answer, Incoming, Route
 
@@ -21,6 +21,8 @@ def document(service: Service, http: Incoming) -> Answer:
 
 ROUTES: Final[tuple[Route, ...]] = (
     *native.ROUTES,
+    *dashboard.ROUTES,
+    *dashboard_models.ROUTES,
     *look.ROUTES,
     *signin.ROUTES,
     *feed.ROUTES,

@@ -38,6 +38,7 @@ class Place(NamedTuple):
 
 
 NAVIGATION: Final[tuple[Place, ...]] = (
+    Place("/", "Dashboard"),
     Place("/feed", "Feed"),
     Place("/events", "Decisions"),
     Place("/openapi.json", "API"),

@@ -129,7 +129,7 @@ def tell(event: EventReply, decision: Decision, config: LiveConfig, items: Mappi
     first, second = _headline(event, learned)
     rewards = [slot.reward for slot in learned if slot.reward is not None]
     mood = "undecided" if not rewards else "better" if sum(rewards) > 0 else "worse"
-    features: dict[int, dict[str, Any]] = {number: _features(text) for number, (_, text) in items.items()}
+    features: dict[int, dict[str, Any]] = {number: features_in(text) for number, (_, text) in items.items()}
     of_slot = [features.get(slot.version, {}) for slot in decision.slots]
     return Story(
         headline=first,
@@ -139,7 +139,7 @@ def tell(event: EventReply, decision: Decision, config: LiveConfig, items: Mappi
         features=_shared(event),
         rules=_rules(event, decision, config),
         draw=_draw(event, decision, n),
-        slots=[_placed(slot, _about(of_slot[place]), event, decision) for place, slot in enumerate(event.slots)],
+        slots=[_placed(slot, about_item(of_slot[place]), event, decision) for place, slot in enumerate(event.slots)],
         deeds=_deeds(event),
         taught=[_taught(slot, event, config, of_slot[place]) for place, slot in enumerate(event.slots)],
         formula=config.document.reward,
@@ -431,12 +431,13 @@ def _split(node: ast.expr, sign: int) -> list[tuple[int, str]]:
     return [(sign, ast.unparse(node))]
 
 
-def _features(text: bytes) -> dict[str, Any]:
+def features_in(text: bytes) -> dict[str, Any]:
+    """An item's features by their text."""
     found = msgspec.json.decode(text) if text else {}
     return found if isinstance(found, dict) else {}
 
 
-def _about(features: Mapping[str, Any]) -> str:
+def about_item(features: Mapping[str, Any]) -> str:
     """The attributes that everybody knows by name, in a line."""
     told = []
     tags = features.get("tags")
