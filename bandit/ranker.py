@@ -300,16 +300,18 @@ class Ranker:
         epoch = resolved.known.epoch
         places, tallies = resolved.known.to(label)
         dense = dense_columns(resolved.known.attributes, places, tallies, viewer.tastes, epoch.at)
+        profile = viewer_features(viewer.tastes, tallies[EVERYTHING])
         shared = resolve_shared(
             None if user is None else user.id,
             {} if user is None or user.features is UNSET else user.features,
             {} if request.context is UNSET else request.context,
-            profile=viewer_features(viewer.tastes, tallies[EVERYTHING]),
+            profile=profile,
         )
         state = np.full(n, ELIGIBLE, np.uint8)
         n_slots = document.slots if request.slots is UNSET else request.slots
         facts = ruling.Facts(
-            epoch.at, viewer.seen, viewer.seen_at, viewer.blocked, viewer.tastes, tallies, places.item
+            epoch.at, viewer.seen, viewer.seen_at, viewer.blocked, viewer.tastes, tallies, places.item,
+            profile.get("mean", 0.0),
         )  # fmt: skip
         apply_rules = partial(
             ruling.rule,

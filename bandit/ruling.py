@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.attributes import Attributes
-from bandit.columns import viewer_features
 from bandit.errors import EmptySlate, InvalidRequest
 from bandit.profiles import LONG_N, LONG_SUM, Tastes
 from bandit.records import Decision, KeptOut
@@ -31,6 +30,7 @@ from bandit.rules import (
     Spacing,
     bind,
     blocked_mask,
+    has_some,
     name_of,
     off_interest_mask,
     seen_mask,
@@ -54,6 +54,7 @@ class Facts(NamedTuple):
     :ivar blocked: shape (b,), what they are not interested in
     :ivar tallies: shape (m, TALLY_WIDTH), the first of everything
     :ivar item_at: shape (n,), rows of ``tallies``: those of the candidates
+    :ivar mean: what the viewer's slots earn more than those of all, see `viewer_features`
     """
 
     now: float
@@ -63,6 +64,7 @@ class Facts(NamedTuple):
     tastes: Tastes
     tallies: NDArray[np.float64]
     item_at: I64
+    mean: float
 
 
 class Ruling(NamedTuple):
@@ -145,14 +147,16 @@ def rule(
         if places:
             ineligible["excluded"] = places
     marks = _marks(rules, attributes, facts)
-    if marks.blocked is not None and marks.blocked.any():
-        for code, by in enumerate(BLOCKED_BY[1:], 1):
-            places = np.flatnonzero(marks.blocked == code).tolist()
-            if places:
-                ineligible[f"not_interested:{by}"] = places
+    if marks.blocked is not None and has_some(marks.blocked):
+        blocked = np.flatnonzero(marks.blocked)
+        codes = marks.blocked[blocked]
+        for code in sorted(set(codes.tolist())):
+            ineligible[f"not_interested:{BLOCKED_BY[code]}"] = blocked[codes == code].tolist()
+    n_ineligible = 0
     for places in ineligible.values():
+        n_ineligible += len(places)
         state[places] = INELIGIBLE
-    if ineligible and (state == INELIGIBLE).all():
+    if n_ineligible >= n and (state == INELIGIBLE).all():
         raise EmptySlate(
             f"none of the {n} candidates may be shown: "
             + ", ".join(f"{len(places)} {reason}" for reason, places in ineligible.items())
@@ -160,7 +164,9 @@ def rule(
             **{reason: len(places) for reason, places in ineligible.items()},
         )
     placed, refused = _pinned(pins, ids, state, attributes, rules, n_slots) if pins else ({}, [])
-    reserved = _reserved(rules, marks, state, placed, n_slots, seed)
+    # Of so many as are surely left no more are counted.
+    last = n_slots if n - n_ineligible >= n_slots else min(n_slots, int(np.count_nonzero(state != INELIGIBLE)))
+    reserved = _reserved(rules, marks, placed, last, seed)
     bound = bind(rules, attributes, marks, n_slots=n_slots, reserved=reserved, pins=placed)
     return Ruling(rules, attributes, marks, bound, n_slots, ineligible, reserved, placed, refused)
 
@@ -195,20 +201,21 @@ def _marks(rules: Sequence[Rule], attributes: Attributes, facts: Facts) -> Marks
         elif isinstance(one, Quota) and one.of == "new":
             new = np.asarray(facts.tallies[facts.item_at, SHOWN] < one.shown_below, np.uint8)
         elif isinstance(one, Quota):
-            liked = liked_keys(facts.tastes, facts.tallies[TOTAL])
+            liked = liked_keys(facts.tastes, facts.tallies[TOTAL], facts.mean)
             if len(liked):
                 off_interest = off_interest_mask(attributes, liked)
     return Marks(seen, blocked, new, off_interest)
 
 
-def liked_keys(tastes: Tastes, total: NDArray[np.float64]) -> I64:
+def liked_keys(tastes: Tastes, total: NDArray[np.float64], mean: float) -> I64:
     """What a viewer takes better than what else they see, and what they picked at sign-up.
 
     :param total: shape (TALLY_WIDTH,), of everything
+    :param mean: as `Facts.mean`
     """
     if not len(tastes.keys):
         return tastes.interests
-    usual = total[REWARD] / (total[SEEN] + 1.0) + viewer_features(tastes, total).get("mean", 0.0)
+    usual = float(total[REWARD]) / (float(total[SEEN]) + 1.0) + mean
     better = tastes.keys[tastes.values[:, LONG_SUM] > tastes.values[:, LONG_N] * usual]
     return np.concatenate([better, tastes.interests])
 
@@ -250,8 +257,9 @@ def _pinned(
 
 
 def _reserved(
-    rules: Sequence[Rule], marks: Marks, state: U8, pins: Mapping[int, int], n_slots: int, seed: int
+    rules: Sequence[Rule], marks: Marks, pins: Mapping[int, int], last: int, seed: int
 ) -> dict[str, list[int]]:
+    """Slots that quotas set aside, of the first ``last``."""
     quotas = [
         one
         for one in rules
@@ -259,7 +267,6 @@ def _reserved(
     ]
     if not quotas:
         return {}
-    last = min(n_slots, int((state != INELIGIBLE).sum()))
     free = [slot for slot in range(last) if slot not in pins]
     slots = reserve(seed, free, [one.share for one in quotas])
     return {name_of(one): some for one, some in zip(quotas, slots, strict=True) if some}
