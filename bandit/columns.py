@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from bandit.attributes import Attributes, attributes_of
+from bandit.attribute_table import attributes_of
+from bandit.attributes import Attributes
 from bandit.profiles import LENGTH_KEYS, LENGTHS, LONG_HALF_LIFE, NO_TASTES, SHORT_HALF_LIFE, Tastes
 from bandit.statistics import OFFERED, TALLY_WIDTH
 

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bandit.attributes import Attributes, AttributeTable, ItemAttributes
+from bandit.attribute_table import AttributeTable
+from bandit.attributes import Attributes, ItemAttributes
 from bandit.columns import Places, known_to_arm
 from bandit.statistics import TALLY_WIDTH, TOTAL
 

@@ -18,6 +18,7 @@ from msgspec import UNSET, Raw
 from numpy.typing import NDArray
 
 from bandit import records, ruling
+from bandit.binding import Restrictions
 from bandit.candidates import UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, Resolved
 from bandit.columns import NAMES, dense_columns, digest_of, viewer_features
 from bandit.config import Config, LiveConfig, own_label, own_labels
@@ -42,7 +43,6 @@ from bandit.records import (
     Slot,
     StatisticsStamp,
 )
-from bandit.rules import Restrictions
 from bandit.scorer import dense_indices, prepare, score, score_prepared, weights_from_model
 from bandit.slate import ELIGIBLE, INELIGIBLE, UNSCORED, draw_slate, limited, score_order, seed_of, slot_probabilities
 from bandit.store.configs import all_configs, newest_config

@@ -13,28 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.attributes import Attributes
-from bandit.errors import EmptySlate, InvalidRequest
-from bandit.profiles import LONG_N, LONG_SUM, Tastes
-from bandit.records import Decision, KeptOut
-from bandit.rules import (
+from bandit.binding import (
     BLOCKED_BY,
-    DAY_S,
     Bound,
-    Cap,
-    Duplicates,
     Marks,
-    NotInterested,
-    Quota,
-    Rule,
-    Seen,
-    Spacing,
     bind,
     blocked_mask,
     has_some,
-    name_of,
     off_interest_mask,
     seen_mask,
 )
+from bandit.errors import EmptySlate, InvalidRequest
+from bandit.profiles import LONG_N, LONG_SUM, Tastes
+from bandit.records import Decision, KeptOut
+from bandit.rules import DAY_S, Cap, Duplicates, NotInterested, Quota, Rule, Seen, Spacing, name_of
 from bandit.slate import INELIGIBLE, Slate, reserve
 from bandit.statistics import REWARD, SEEN, SHOWN, TOTAL
 

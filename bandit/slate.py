@@ -25,8 +25,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from bandit.binding import BY_TAG, CAP, GONE, SPACING, UNRESTRICTED, Restrictions
 from bandit.explore import EPSILON_GREEDY, GREEDY, SOFTMAX, SQUARECB, Explorer
-from bandit.rules import BY_TAG, CAP, GONE, SPACING, UNRESTRICTED, Restrictions
 
 ELIGIBLE: Final = 0
 """May be shown and has a score."""
@@ -128,7 +128,7 @@ def draw_slate(
     :param shortlist: how many of the best remaining the explorer sees at each slot; 0 for all of them
     :param floor: shape (n_slots,), phi of each slot, in [0, 1]; at 0 most items have no probability there
     :param seed: of the decision, from :func:`seed_of`; the same seed draws the same slate
-    :param rules: of at least ``n_slots`` slots, from :func:`bandit.rules.bind`
+    :param rules: of at least ``n_slots`` slots, from :func:`bandit.binding.bind`
     :raises ValueError: arrays of different lengths, a negative count, a phi that is missing or outside [0, 1]
     """
     scores, state = _candidates(scores, state, shortlist)
@@ -566,7 +566,7 @@ def _is_phi(phi: float) -> bool:
 
 
 # What may stand at a slot. ``breaks`` holds, for every candidate, bits of what it breaks there: GONE for what may not
-# be drawn at all, ``2 << r`` for rule r. The eight arguments from ``table`` on are `bandit.rules.Restrictions`.
+# be drawn at all, ``2 << r`` for rule r. The eight arguments from ``table`` on are `bandit.binding.Restrictions`.
 
 
 @_part

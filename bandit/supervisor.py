@@ -223,10 +223,6 @@ def serve(settings: Settings) -> None:
 
     :raises BanditError: it cannot start; nothing is left running
     """
-    from granian import Granian
-    from granian.constants import Interfaces
-    from granian.log import LogLevels
-
     configure_logging(settings.log_format)
     # Until the server listens to signals, one of them ends this by the way out that every end takes.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -236,6 +232,11 @@ def serve(settings: Settings) -> None:
     multiprocessing.set_start_method("spawn", force=True)
     check = multiprocessing.get_context("spawn").Process(target=_quietly, args=(_check_data, settings, os.getpid()))
     check.start()
+    # Loaded while the data are looked over.
+    from granian import Granian
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+
     check.join()
     if check.exitcode:
         raise SystemExit(check.exitcode)

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from flask import Flask
 
-from bandit import attributes, candidates, columns, rules, slate
+from bandit import attribute_table, binding, candidates, columns, slate
 from bandit.config import Settings, read_settings
 from bandit.errors import BanditError
 from bandit.features import hash_resolved, resolve_shared
@@ -91,9 +91,9 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
 def warm_up() -> None:
     """Compile every kernel of the rank path, or load it from numba's cache, before the first request."""
     slate.warm_up()
-    rules.warm_up()
+    binding.warm_up()
     candidates.warm_up()
-    attributes.warm_up()
+    attribute_table.warm_up()
     columns.warm_up()
     args = ModelArgs.parse("-b 8 -q UI")
     table = ItemTable(2)

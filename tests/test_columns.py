@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from bandit.attributes import ItemAttributes, attributes_of, attributes_of_item, key_of
+from bandit.attribute_table import attributes_of
+from bandit.attributes import ItemAttributes, attributes_of_item, key_of
 from bandit.columns import COLUMNS, NAMES, Places, dense_columns, digest_of, told_tastes, viewer_features
 from bandit.profiles import (
     LONG_HALF_LIFE,

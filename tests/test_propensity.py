@@ -21,20 +21,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bandit.attributes import attributes_of
+from bandit.attribute_table import attributes_of
+from bandit.binding import UNRESTRICTED, Marks, Restrictions, bind
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
-from bandit.rules import (
-    UNRESTRICTED,
-    Cap,
-    Duplicates,
-    Marks,
-    Quota,
-    Restrictions,
-    Rule,
-    Seen,
-    Spacing,
-    bind,
-)
+from bandit.rules import Cap, Duplicates, Quota, Rule, Seen, Spacing
 from bandit.slate import (
     ELIGIBLE,
     INELIGIBLE,

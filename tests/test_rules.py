@@ -17,27 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bandit.attributes import Attributes, attributes_of, key_of
+from bandit.attribute_table import attributes_of
+from bandit.attributes import Attributes, key_of
+from bandit.binding import BLOCKED_BY, NOTHING, Bound, Marks, bind, blocked_mask, off_interest_mask, seen_mask
 from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from bandit.rules import (
-    BLOCKED_BY,
-    NOTHING,
-    Bound,
     Cap,
     Duplicates,
-    Marks,
     NotInterested,
     Quota,
     Rule,
     Seen,
     Spacing,
-    bind,
-    blocked_mask,
     default_rules,
     name_of,
-    off_interest_mask,
     rule_faults,
-    seen_mask,
 )
 from bandit.slate import (
     ELIGIBLE,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bandit import records
-from bandit.attributes import attributes_of, key_of
+from bandit.attribute_table import attributes_of
+from bandit.attributes import key_of
 from bandit.columns import NAMES, Places, dense_columns, digest_of
 from bandit.learner import Learner
 from bandit.lessons import Course

@@ -20,7 +20,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "bandit.apps",
+                "bandit.attribute_table",
                 "bandit.attributes",
+                "bandit.binding",
                 "bandit.columns",
                 "bandit.config",
                 "bandit.differences",

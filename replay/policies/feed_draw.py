@@ -7,8 +7,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.binding import NOTHING, Bound
 from bandit.explore import Explorer
-from bandit.rules import NOTHING, Bound
 from bandit.slate import ELIGIBLE, slate_propensity, slot_probabilities
 from replay.errors import Unsupported
 from replay.events import F64, U8

@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from bandit.binding import Bound
 from bandit.config import Config, Drawing, ExplorerConfig, at_door
 from bandit.exploration import Exploration
 from bandit.explore import epsilon_greedy
-from bandit.rules import Bound
 from bandit.slate import limited
 from replay.errors import BadPolicy
 from replay.events import F64, I64, Assignment, Batch, Log, Needs, event_of_slot

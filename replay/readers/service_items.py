@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit import records
-from bandit.attributes import Attributes, AttributeTable, attributes_of_item
+from bandit.attribute_table import AttributeTable
+from bandit.attributes import Attributes, attributes_of_item
 from bandit.errors import InvalidRequest
 from bandit.features import resolve_item
 from bandit.item_table import ItemTable, TableFull, TableView

@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.attributes import AttributeTable, attributes_of_item
+from bandit.attribute_table import AttributeTable
+from bandit.attributes import attributes_of_item
 from bandit.columns import NAMES, Places, dense_columns, digest_of, known_to_arm
 from bandit.config import own_label, own_labels
 from bandit.errors import CorruptModel

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from bandit import ruling
 from bandit.attributes import Attributes
+from bandit.binding import NOTHING, Bound, Restrictions
 from bandit.explore import greedy
 from bandit.records import Decision
-from bandit.rules import NOTHING, Bound, NotInterested, Quota, Restrictions, Rule, Seen, name_of
+from bandit.rules import NotInterested, Quota, Rule, Seen, name_of
 from bandit.slate import slot_probabilities
 from replay.errors import BadPolicy
 from replay.readers.service_items import I32, U32, ItemVersions
