@@ -54,8 +54,8 @@ class Resolved(NamedTuple):
 class _Generation:
     """A table and what is known of its rows. When it is full the next request begins a new one."""
 
-    def __init__(self, capacity: int, read_tallies: ReadTallies) -> None:
-        self.table = ItemTable(capacity)
+    def __init__(self, capacity: int, read_tallies: ReadTallies, traits: bool) -> None:
+        self.table = ItemTable(capacity, traits=traits)
         self.knowledge = Knowledge(capacity, read_tallies)
         self.row_of: dict[str | tuple[str, bytes], int] = {}
         self.inline_of: dict[str, list[tuple[str, bytes]]] = {}
@@ -72,6 +72,7 @@ class CandidateCache:
     :param version_text: features text of an item version
     :param read_tallies: tallies as of the newest epoch
     :param capacity: rows, at most; the rows of requests that are running come on top
+    :param traits: of the model's arguments; see `bandit.features.resolve_item`
     """
 
     def __init__(
@@ -80,12 +81,15 @@ class CandidateCache:
         version_text: Callable[[int], bytes],
         read_tallies: ReadTallies,
         capacity: int,
+        *,
+        traits: bool = False,
     ) -> None:
         self._look_up = look_up
         self._version_text = version_text
         self._read_tallies = read_tallies
         self._capacity = capacity
-        self._generation = _Generation(capacity, read_tallies)
+        self._traits = traits
+        self._generation = _Generation(capacity, read_tallies, traits)
         # Adding and forgetting: what was read of the catalogue before a change must not be kept after it.
         self.lock = threading.Lock()
 
@@ -152,7 +156,7 @@ class CandidateCache:
                 return self._add_to(self._generation, ids, keys)
             except TableFull:
                 # Begin again: what is asked for is hashed anew, what is not is forgotten.
-                self._generation = _Generation(max(self._capacity, len(keys)), self._read_tallies)
+                self._generation = _Generation(max(self._capacity, len(keys)), self._read_tallies, self._traits)
                 return self._add_to(self._generation, ids, keys)
 
     def _add_to(
@@ -178,7 +182,8 @@ class CandidateCache:
         try:
             rows = generation.table.add(new_ids, texts, places=missing)
         except InvalidFeatures:
-            _check_catalogue({ids[place]: known.get(ids[place]) for place in missing if isinstance(keys[place], str)})
+            catalogued = {ids[place]: known.get(ids[place]) for place in missing if isinstance(keys[place], str)}
+            _check_catalogue(catalogued, self._traits)
             raise
         generation.knowledge.add(
             rows, [attributes_of_item(item_id, text) for item_id, text in zip(new_ids, texts, strict=True)]
@@ -249,12 +254,12 @@ def warm_up() -> None:
     _gather(np.zeros(1, np.int32), np.zeros(1, np.uint8), np.zeros(1, np.uint32))
 
 
-def _check_catalogue(known: Mapping[str, Catalogued | None]) -> None:
+def _check_catalogue(known: Mapping[str, Catalogued | None], traits: bool) -> None:
     """:raises LogUnavailable: features that were checked when they were put are not what they were"""
     for item_id, item in known.items():
         if item is not None:
             try:
-                resolve_item(item_id, parse_features(item.features))
+                resolve_item(item_id, parse_features(item.features), traits=traits)
             except InvalidFeatures as error:
                 raise LogUnavailable(
                     f"the features of {item_id!r} in the catalogue are damaged ({error.message}); mend the log, or "

@@ -408,7 +408,7 @@ SETTINGS = (
     Setting("threads", 8, "threads", "requests that one worker handles at the same time"),
     Setting(
         "vw",
-        "-b 18 -q CI --ignore_linear C -l 0.2",
+        "-b 18 -q CI -q CF --ignore_linear CI -l 0.2",
         "VW arguments",
         "of the learner; fixed for the life of a data directory",
     ),
@@ -456,7 +456,7 @@ class Settings:
     port: int = 8080
     workers: int = 1
     threads: int = 8
-    vw: str = "-b 18 -q CI --ignore_linear C -l 0.2"
+    vw: str = "-b 18 -q CI -q CF --ignore_linear CI -l 0.2"
     durable: bool = True
     publish_ms: int = 400
     tick_s: float = 1.0

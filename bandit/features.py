@@ -39,6 +39,10 @@ from bandit.tokenizer import hash_object, murmur3_span, new_work
 USER: Final = "U"
 CONTEXT: Final = "C"
 ITEM: Final = "I"
+#: What is said of an item besides what it is known by, where the model's arguments name it: `ModelArgs.traits`.
+TRAITS: Final = "F"
+#: What an item is known by, with its id: of these the service itself counts what they earn (`bandit.columns`).
+KNOWN_BY: Final = frozenset({"group", "creator", "sound", "tags"})
 SLOT: Final = "S"
 #: What the service itself knows of an item and of how the viewer likes its kind: numbers, of every candidate.
 DENSE: Final = "D"
@@ -76,16 +80,20 @@ class HashedFeatures(NamedTuple):
     val: npt.NDArray[np.float32]
 
 
-def resolve_item(item_id: str, features: Features, *, path: str = "features") -> bytes:
+def resolve_item(item_id: str, features: Features, *, traits: bool = False, path: str = "features") -> bytes:
     """What is learned and scored of one candidate, as canonical VW JSON.
 
-    >>> resolve_item("v1", {"creator": "c9", "sound": {"bpm": 120}, "tags": ["x", "y"]})
-    b'{"I":{"creator":"c9","id":"v1","tagsx":true,"tagsy":true},"sound":{"bpm":120}}'
+    >>> said = {"creator": "c9", "decade": "1990", "size": {"mb": 12}, "tags": ["x", "y"]}
+    >>> resolve_item("v1", said, traits=True)
+    b'{"F":{"decade":"1990"},"I":{"creator":"c9","id":"v1","tagsx":true,"tagsy":true},"size":{"mb":12}}'
+    >>> resolve_item("v1", said)
+    b'{"I":{"creator":"c9","decade":"1990","id":"v1","tagsx":true,"tagsy":true},"size":{"mb":12}}'
 
+    :param traits: of the model's arguments: what the item is not known by stands in `TRAITS`
     :param path: where the features stand in the request, for messages
     :raises InvalidFeatures: something that VW would refuse, or silently read as something else
     """
-    return _render(_item_namespaces(item_id, features, path))
+    return _render(_item_namespaces(item_id, features, traits, path))
 
 
 def with_dense(item: bytes, names: Sequence[str], values: Sequence[float]) -> bytes:
@@ -108,6 +116,8 @@ def resolve_shared(
     context: Features,
     slot: int = 0,
     profile: Mapping[str, float] = _NO_PROFILE,
+    *,
+    traits: bool = False,
 ) -> bytes:
     """What all candidates of a request share, as canonical VW JSON.
 
@@ -116,13 +126,14 @@ def resolve_shared(
 
     :param slot: position in the slate, when learning; scoring leaves it at 0
     :param profile: what the service itself knows of the viewer
+    :param traits: of the model's arguments: `TRAITS` is no name for a namespace
     :raises InvalidFeatures: as `resolve_item`; also a name given by user and context alike
     """
     spaces: Namespaces = {SLOT: {"slot": str(slot)}}
     if profile:
         spaces[PROFILE] = {name: _number(value, PROFILE, name) for name, value in profile.items()}
-    _collect(spaces, USER, user, "user.features", own_id=user_id)
-    _collect(spaces, CONTEXT, context, "context")
+    _collect(spaces, USER, user, "user.features", own_id=user_id, traits=traits)
+    _collect(spaces, CONTEXT, context, "context", traits=traits)
     return _render(spaces)
 
 
@@ -134,28 +145,35 @@ def hash_resolved(text: bytes) -> HashedFeatures:
     room = len(text) // 4 + 1
     letters, idx, val = np.empty(room, np.uint8), np.empty(room, np.uint32), np.empty(room, np.float32)
     data = np.frombuffer(text, np.uint8)
-    n = hash_object(data, 0, len(text), _NOTHING, 0, 0, True, _work(), letters, idx, val, 0)
+    n = hash_object(data, 0, len(text), _NOTHING, 0, 0, True, False, _work(), letters, idx, val, 0)
     if n < 0:
         return _hash_namespaces(msgspec.json.decode(text))
     return HashedFeatures(letters[:n], idx[:n], val[:n])
 
 
-def hash_item(item_id: str, features: Features, *, path: str = "features") -> HashedFeatures:
+def hash_item(
+    item_id: str, features: Features, *, traits: bool = False, path: str = "features"
+) -> HashedFeatures:
     """`hash_resolved` of `resolve_item`, without the text between."""
-    return _hash_namespaces(_in_order(_item_namespaces(item_id, features, path)))
+    return _hash_namespaces(_in_order(_item_namespaces(item_id, features, traits, path)))
 
 
 # -- checks and canonical form ------------------------------------------------------------------
 
 
-def _item_namespaces(item_id: str, features: Features, path: str) -> Namespaces:
+def _item_namespaces(item_id: str, features: Features, traits: bool, path: str) -> Namespaces:
     spaces: Namespaces = {}
-    _collect(spaces, ITEM, features, path, own_id=item_id)
+    _collect(spaces, ITEM, features, path, own_id=item_id, traits=traits)
     return spaces
 
 
-def _collect(spaces: Namespaces, home: str, features: Features, path: str, *, own_id: str | None = None) -> None:
-    """Add one set's features to ``spaces``: scalars under ``home``, objects under their own name."""
+def _collect(
+    spaces: Namespaces, home: str, features: Features, path: str, *, own_id: str | None = None, traits: bool = False
+) -> None:
+    """Add one set's features to ``spaces``: scalars under ``home``, objects under their own name.
+
+    :param traits: of an item, what it is not known by goes under `TRAITS`
+    """
     if not isinstance(features, Mapping):
         raise _refuse(path, features, "is not an object", 'send {"name": value, ...}')
     count = 0
@@ -165,14 +183,16 @@ def _collect(spaces: Namespaces, home: str, features: Features, path: str, *, ow
         scalars["id"] = own_id
     for name, value in features.items():
         if isinstance(value, Mapping):
-            _check_namespace(name, path)
+            _check_namespace(name, path, traits)
             space = spaces.setdefault(name, {})
             for inner, scalar in value.items():
                 count += _put(space, inner, scalar, _at(path, name))
         else:
             if name == "id" and home in (ITEM, USER):
                 raise _refuse(f"{path}.id", value, "takes the place of the id itself", "use another name")
-            count += _put(scalars, name, value, path)
+            apart = traits and home == ITEM and name not in KNOWN_BY
+            space = spaces.setdefault(TRAITS, {}) if apart else scalars
+            count += _put(space, name, value, path)
         if count > MAX_FEATURES:
             raise InvalidFeatures(
                 f"{path} has more than {MAX_FEATURES} features; send fewer", path=path, allowed=MAX_FEATURES
@@ -225,10 +245,10 @@ def _twice(key: str, where: str) -> InvalidFeatures:
     )
 
 
-def _check_namespace(name: str, path: str) -> None:
+def _check_namespace(name: str, path: str, traits: bool) -> None:
     _check_name(name, path)
-    if name in RESERVED_NAMESPACES:
-        raise _refuse(_at(path, name), name, "is a reserved namespace", "rename it; taken are U, C, I, S, D, P")
+    if name in RESERVED_NAMESPACES or (traits and name == TRAITS):
+        raise _refuse(_at(path, name), name, "is a reserved namespace", "rename it; taken are U, C, I, F, S, D, P")
     if not (name[0].isascii() and name[0].isalnum()):
         raise _refuse(_at(path, name), name, "is no namespace name", "begin it with a letter or digit of ASCII")
 

@@ -56,10 +56,12 @@ class ItemTable:
 
     :param capacity: most rows; also bounds the features, at 64 a row on average (9 bytes each), except
         that an empty table takes any one batch
+    :param traits: of the model's arguments; see `bandit.features.resolve_item`
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, traits: bool = False) -> None:
         self.capacity = capacity
+        self._traits = traits
         self._feature_capacity = capacity * MEAN_FEATURES_A_ROW
         self._lock = threading.Lock()
         self._work = new_work()
@@ -105,7 +107,7 @@ class ItemTable:
             self._reserve(rows + n, segments, features + n + len(text) // 4)
             if text_ok and names_ok:
                 rows, segments, features, n_left = add_many(
-                    text, text_end, names, name_end, self._work,
+                    text, text_end, names, name_end, self._traits, self._work,
                     self._row_segment, self._segment_start, self._segment_letter,
                     self._letters, self._idx, self._val,
                     rows, segments, features, out,
@@ -116,7 +118,7 @@ class ItemTable:
             if n_left:
                 for i in np.flatnonzero(out < 0).tolist():
                     place = places[i] if places is not None else i
-                    hashed = _hash_slowly(ids[i], bytes(raws[i]), f"candidates[{place}].features")
+                    hashed = _hash_slowly(ids[i], bytes(raws[i]), self._traits, f"candidates[{place}].features")
                     self._reserve(rows + n_left, segments, features + len(hashed.idx))
                     out[i] = rows
                     rows, segments, features = add_hashed(
@@ -202,8 +204,8 @@ def _letter_bits(letters: npt.NDArray[np.uint8], start: int, stop: int) -> int:
 # -- the slow path: exact, and able to explain --------------------------------------------------
 
 
-def _hash_slowly(item_id: str, raw: bytes, path: str) -> HashedFeatures:
-    return hash_item(item_id, parse_features(raw, path=path) if raw else {}, path=path)
+def _hash_slowly(item_id: str, raw: bytes, traits: bool, path: str) -> HashedFeatures:
+    return hash_item(item_id, parse_features(raw, path=path) if raw else {}, traits=traits, path=path)
 
 
 def parse_features(raw: bytes, *, path: str = "features") -> dict[str, Any]:

@@ -46,10 +46,12 @@ class Teacher:
     """Puts a lesson's features together and teaches them.
 
     :param versions_of: the item versions with these numbers, as the log holds them
+    :param traits: of the learners' arguments
     """
 
-    def __init__(self, versions_of: Callable[[Sequence[int]], Versions]) -> None:
+    def __init__(self, versions_of: Callable[[Sequence[int]], Versions], *, traits: bool) -> None:
         self._versions_of = versions_of
+        self._traits = traits
         self._texts: dict[int, bytes] = {}
 
     def teach(self, lessons: Sequence[tuple[Lesson, Sequence[Learner]]]) -> None:
@@ -72,7 +74,8 @@ class Teacher:
         if len(self._texts) + len(missing) > MAX_KEPT_ITEMS:
             self._texts = {version: self._texts[version] for version in wanted & self._texts.keys()}
         for version, (item_id, text) in self._versions_of(missing).items():
-            self._texts[version] = resolve_item(item_id, records.decode(text, records.Features, what="features"))
+            features = records.decode(text, records.Features, what="features")
+            self._texts[version] = resolve_item(item_id, features, traits=self._traits)
 
 
 class Course:
@@ -102,7 +105,7 @@ class Course:
     ) -> None:
         self._log = log
         self._counted = counted
-        self._teacher = Teacher(lambda numbers: versions(log, numbers))
+        self._teacher = Teacher(lambda numbers: versions(log, numbers), traits=learner.args.traits)
         self._loop = loop
         self._voids = voids(log)
         # Only those that were there: what a record does must not depend on a config that came after it.

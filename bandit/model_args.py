@@ -14,6 +14,7 @@ from itertools import combinations_with_replacement
 from typing import Final
 
 from bandit.errors import UnsupportedArgument
+from bandit.features import TRAITS
 
 WILDCARD: Final = ":"
 DEFAULT_BITS: Final = 18
@@ -114,6 +115,18 @@ class ModelArgs:
             parts.append("--noconstant")
         parts.extend(f"--{name} {value!r}" for name, value in self.learning)
         return " ".join(parts)
+
+    @property
+    def traits(self) -> bool:
+        """Whether namespace F is named: then an item's features stand there, but for what it is known by.
+
+        Arguments that do not name it, such as those of data directories begun before there was one, have all of them
+        in I.
+
+        >>> ModelArgs.parse("-q CF").traits, ModelArgs.parse("-q CI").traits
+        (True, False)
+        """
+        return any(TRAITS in term for term in (self.ignore_linear, *self.interactions))
 
     def vw_command(self) -> str:
         """The whole command line for VW."""

@@ -1,7 +1,8 @@
 """Features as Personalizer has them, lists of nested objects, as this service's: flat names to plain values.
 
-All of a context becomes the service's namespace ``C``, all of an action ``I``, so that every feature of the one is
-crossed with every feature of the other by ``-q CI``, as Personalizer's ``-q ::`` did. Nested names are joined by dots.
+All of a context becomes the service's namespace ``C``, all of an action ``F`` or ``I``, so that every feature of the
+one is crossed with every feature of the other by the default arguments, as Personalizer's ``-q ::`` did. Nested names
+are joined by dots.
 
 What VW's JSON parser made of them is kept: objects of a list are one; null, and names that begin with ``_``, are
 nothing; two strings under one name are both features, two numbers are added up; the numbers of an array are told apart

@@ -52,12 +52,14 @@ class Probe:
 
     A pure function of the log up to its anchor: what was drawn, with the dense columns that it had then, and some of
     what else could have stood at the first slot by the rules of the decision.
+
+    :param traits: of the models' arguments
     """
 
-    def __init__(self, log: EventLog, anchor: int) -> None:
+    def __init__(self, log: EventLog, anchor: int, *, traits: bool) -> None:
         self.anchor = anchor
         self.decisions: list[Probed] = []
-        table = ItemTable(DECISIONS * CANDIDATES)
+        table = ItemTable(DECISIONS * CANDIDATES, traits=traits)
         newest = log.query(
             "SELECT pos FROM log WHERE pos <= ? AND pos > ? AND kind = 'decision' ORDER BY pos DESC LIMIT ?",
             (anchor, anchor - REACH, AMONG),
@@ -186,7 +188,7 @@ class Gate:
             return Fault("finite" if "finite" in error.message else "readable", error.message)
         anchor = probe_anchor(position)
         if self._probe is None or self._probe.anchor != anchor:
-            self._probe = Probe(self._log, anchor)
+            self._probe = Probe(self._log, anchor, traits=self._args.traits)
         scores = found.scores(self._probe, self._args)
         draws = even = []
         if all(np.isfinite(one).all() for one in scores):

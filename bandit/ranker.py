@@ -116,7 +116,9 @@ class Ranker:
         self.configs = all_configs(self._log)
         self._labels = frozenset(own_labels(self.configs))
         self._label: dict[tuple[int, str | None], str | None] = {}
-        self._cache = CandidateCache(self._look_up, self._version_text, self._read_tallies, data.settings.cache_items)
+        self._cache = CandidateCache(
+            self._look_up, self._version_text, self._read_tallies, data.settings.cache_items, traits=data.args.traits
+        )
         self._viewers = ViewerReader(self._log)
         self.config: LiveConfig = self.configs[max(self.configs)]
         self.snapshot: Snapshot | None = None
@@ -306,6 +308,7 @@ class Ranker:
             {} if user is None or user.features is UNSET else user.features,
             {} if request.context is UNSET else request.context,
             profile=profile,
+            traits=self._data.args.traits,
         )
         state = np.full(n, ELIGIBLE, np.uint8)
         n_slots = document.slots if request.slots is UNSET else request.slots
@@ -456,7 +459,7 @@ class Ranker:
             parts: list[tuple[str, float]] = []
             if slot.score is not None and snapshot is not None:
                 features = records.decode(self._cache.text_of(resolved, at), Features, what="features")
-                item = with_dense(resolve_item(slot.id, features), NAMES, slot.dense)
+                item = with_dense(resolve_item(slot.id, features, traits=self._data.args.traits), NAMES, slot.dense)
                 parts = contributions(shared, item, snapshot.weights, self._data.args)
             told.append(Explanation(slot.id, slot.exploratory, parts[:EXPLAINED], moved))
         return told

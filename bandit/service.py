@@ -413,7 +413,7 @@ class Service:
             text = NO_FEATURES if item.features is UNSET else bytes(item.features)
             where = f"items[{place}].features"
             # The reader that scoring uses: what it refuses would spoil every ranking of the item.
-            resolve_item(item.id, parse_features(text, path=where), path=where)
+            resolve_item(item.id, parse_features(text, path=where), traits=self.data.args.traits, path=where)
             items.append((item.id, text))
         if len(dict(items)) != len(items):
             ids = [item_id for item_id, _ in items]

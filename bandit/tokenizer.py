@@ -23,6 +23,8 @@ MAX_BYTES: Final = 256
 SCRATCH_BYTES: Final = 32768
 
 _ITEM: Final = ord("I")
+_TRAITS: Final = ord("F")
+_GROUP, _CREATOR, _SOUND, _TAGS = (np.frombuffer(name, np.uint8) for name in (b"group", b"creator", b"sound", b"tags"))
 _TEN: Final = 10.0 ** np.arange(23)
 
 
@@ -181,11 +183,29 @@ def _compare(scratch, a, a_len, b, b_len):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, idx, val, out):  # type: ignore[no-untyped-def]
+def _is(buf, start, stop, word):  # type: ignore[no-untyped-def]
+    if stop - start != len(word):
+        return False
+    same = True
+    for i in range(len(word)):
+        same &= buf[start + i] == word[i]
+    return same
+
+
+@njit(cache=True, nogil=True)
+def _space_of(buf, start, stop):  # type: ignore[no-untyped-def]
+    """Of an item's features: 0 (``I``) for what it is known by, 1 (``F``) for all else; as `features.KNOWN_BY`."""
+    known = _is(buf, start, stop, _GROUP) or _is(buf, start, stop, _CREATOR)
+    return 0 if known or _is(buf, start, stop, _SOUND) or _is(buf, start, stop, _TAGS) else 1
+
+
+@njit(cache=True, nogil=True)
+def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, traits, work, letters, idx, val, out):  # type: ignore[no-untyped-def]
     """Append the features of one object at ``out``; how many, or -1 where the slow path must decide.
 
     :param resolved: True for a resolved text (all members are namespaces), False for an item's
-        features as the client wrote them (scalars belong to ``I``, with the id)
+        features as the client wrote them (scalars belong to ``I``, with the id, or to ``F``)
+    :param traits: of an item, what it is not known by belongs to ``F``; see `features.resolve_item`
     :param work: from `new_work`
     """
     scratch, spaces, tokens, numbers = work
@@ -200,16 +220,18 @@ def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, 
             if ids[i] < 0x20:
                 return -1
         scratch[0] = _ITEM
-        spaces[0, 0] = 0
-        spaces[0, 1] = 1
-        n_spaces = 1
-        scratch[1] = 0x69
-        scratch[2] = 0x64
-        at = _copy_value(ids, id_start, id_stop, scratch, 3)
+        scratch[1] = _TRAITS
+        for s in range(2):
+            spaces[s, 0] = s
+            spaces[s, 1] = 1
+        n_spaces = 2
+        scratch[2] = 0x69
+        scratch[3] = 0x64
+        at = _copy_value(ids, id_start, id_stop, scratch, 4)
         tokens[0, 0] = 0
-        tokens[0, 1] = 1
+        tokens[0, 1] = 2
         tokens[0, 2] = 2
-        tokens[0, 3] = at - 1
+        tokens[0, 3] = at - 2
         numbers[0] = 1.0
         n_tokens = 1
     pos = _skip_blank(buf, pos, end)
@@ -248,7 +270,7 @@ def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, 
         pos = _skip_blank(buf, pos + 1, end)
         if pos >= end or n_tokens >= MAX_TOKENS - 1 or at > SCRATCH_BYTES - 4 * MAX_BYTES:
             return -1
-        home = inside if inside >= 0 else 0
+        home = inside if inside >= 0 else (_space_of(buf, name, name_end) if traits else 0)
         c = buf[pos]
         if c == 0x7B:
             if inside >= 0 or n_spaces >= MAX_SPACES:
@@ -259,11 +281,11 @@ def hash_object(buf, pos, end, ids, id_start, id_stop, resolved, work, letters, 
             if not resolved:
                 if name_end - name == 1 and (
                     letter == 0x55 or letter == 0x43 or letter == 0x49 or letter == 0x53
-                    or letter == 0x44 or letter == 0x50
+                    or letter == 0x44 or letter == 0x50 or (traits and letter == 0x46)
                 ):  # fmt: skip
                     return -1
                 # A nothing that bears the name, so that the name standing twice is seen below.
-                tokens[n_tokens, 0] = 0
+                tokens[n_tokens, 0] = home
                 tokens[n_tokens, 1] = at
                 at = _copy(buf, name, name_end, scratch, at)
                 tokens[n_tokens, 2] = tokens[n_tokens, 3] = name_end - name
@@ -419,7 +441,7 @@ def _close_row(row_segment, segment_start, segment_letter, letters, rows, segmen
 
 @njit(cache=True, nogil=True)
 def add_many(  # type: ignore[no-untyped-def]
-    text, text_end, names, name_end, work,
+    text, text_end, names, name_end, traits, work,
     row_segment, segment_start, segment_letter, letters, idx, val,
     rows, segments, features, out,
 ):  # fmt: skip
@@ -429,7 +451,7 @@ def add_many(  # type: ignore[no-untyped-def]
         n = -1
         if stop > start:
             n = hash_object(
-                text, start, stop, names, name_end[i], name_end[i + 1], False, work,
+                text, start, stop, names, name_end[i], name_end[i + 1], False, traits, work,
                 letters, idx, val, features,
             )  # fmt: skip
         if n < 0:

@@ -87,7 +87,7 @@ def teach(
                         continue
                     n_lines += 1
                     try:
-                        for lesson in lessons_of(text):
+                        for lesson in lessons_of(text, traits=learner.args.traits):
                             if lesson.propensity is None and document.learning_weight.weight_of(0.5) != (
                                 document.learning_weight.weight_of(1.0)
                             ):
@@ -107,9 +107,10 @@ def teach(
     return Taught(n_lines, n_learned, dict(skipped), examples)
 
 
-def lessons_of(text: bytes) -> list[Lesson]:
+def lessons_of(text: bytes, *, traits: bool) -> list[Lesson]:
     """What one line of dsjson teaches.
 
+    :param traits: of the model's arguments
     :raises _Skip: nothing
     :raises InvalidFeatures: a feature that the service would refuse
     """
@@ -131,16 +132,17 @@ def lessons_of(text: bytes) -> list[Lesson]:
     context = _context(whole)
     if line.outcomes is not None:
         slots = whole.get("_slots")
-        return list(_slots(line.outcomes, slots if isinstance(slots, list) else [], context, actions, pdrop))
+        return list(_slots(line.outcomes, slots if isinstance(slots, list) else [], context, actions, pdrop, traits))
     if line.cost is None:
         raise _Skip(NO_LABEL)
-    shared = resolve_shared(None, {}, context)
-    return [Lesson(shared, _item(actions, _chosen(line)), line.cost, _propensity(line.p_label), pdrop)]
+    shared = resolve_shared(None, {}, context, traits=traits)
+    return [Lesson(shared, _item(actions, _chosen(line), traits), line.cost, _propensity(line.p_label), pdrop)]
 
 
 def _slots(
-    outcomes: Sequence[SlotOutcome], slots: Sequence[Any], context: Features, actions: Sequence[Any], pdrop: float
-) -> Iterator[Lesson]:
+    outcomes: Sequence[SlotOutcome], slots: Sequence[Any], context: Features, actions: Sequence[Any], pdrop: float,
+    traits: bool,
+) -> Iterator[Lesson]:  # fmt: skip
     for place, outcome in enumerate(outcomes):
         if outcome.cost is None:
             continue
@@ -152,7 +154,8 @@ def _slots(
         add(features, "slot.id", str(slot.get("_id", outcome.id or place)), path="slot")
         add(features, "slot", slot.get(_FEATURES, slot), path="slot")
         probability = _propensity(p if isinstance(p, int | float) else None)
-        yield Lesson(resolve_shared(None, {}, features), _item(actions, chosen), outcome.cost, probability, pdrop)
+        shared = resolve_shared(None, {}, features, traits=traits)
+        yield Lesson(shared, _item(actions, chosen, traits), outcome.cost, probability, pdrop)
 
 
 def _chosen(line: Line) -> int:
@@ -180,7 +183,7 @@ def _context(whole: Mapping[str, Any]) -> Features:
     return found
 
 
-def _item(actions: Sequence[Any], place: int) -> bytes:
+def _item(actions: Sequence[Any], place: int, traits: bool) -> bytes:
     """The action at a place, as the service would have it."""
     if not 0 <= place < len(actions) or not isinstance(actions[place], dict):
         raise _Skip(NO_CHOICE)
@@ -199,4 +202,4 @@ def _item(actions: Sequence[Any], place: int) -> bytes:
         found[".id"] = found.pop("id")
     if known is None:
         known = hashlib.blake2b(msgspec.json.encode(found, order="sorted"), digest_size=8).hexdigest()
-    return resolve_item(str(known), found, path="action.features")
+    return resolve_item(str(known), found, traits=traits, path="action.features")

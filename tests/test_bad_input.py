@@ -25,7 +25,8 @@ from tests.service import Reply, RunningService, send
 NASTY = [
     "", "\0", "a\0b", "\n", "a\n", "\t", "|", "a|b", ":", "a:1", "a b", '"', "'", "\\", "\x7f", "\x1b[31m", "\u2028",
     "\ufeff", "\u202e", "ä", "😀", "e\u0301", "%", "%00", "../..", "x" * 256, "x" * 257, "ä" * 256, "0", "-1", "1e999",
-    "NaN", "null", "true", "_tag", "_label", "U", "C", "I", "S", "id", "__proto__", "constructor", "' OR 1=1 --", "$.x",
+    "NaN", "null", "true", "_tag", "_label", "U", "C", "I", "F", "S", "id", "__proto__", "constructor", "' OR 1=1 --",
+    "$.x",
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from bandit.commands.models import main as models_command
 from bandit.config import Config, Softmax
 from bandit.guard import Guard, alpha_of_release, find_fault, probe_anchor
 from bandit.probe import Probe
-from bandit.records import Decision, Feedback, ItemFeedback, RankRequest, ReleaseRequest, User
+from bandit.records import Candidate, Decision, Feedback, ItemFeedback, RankRequest, ReleaseRequest, User
 from bandit.rules import Seen
 from bandit.scorer import _RECORD, dense_indices, read_state
 from bandit.service import Service
@@ -34,10 +34,14 @@ from tests.service import ROOT, RunningService, wait_for
 Change = Callable[[np.ndarray], None]
 
 
+#: Told apart by what is said of them, which a model learns at once.
+ITEMS = [Candidate(f"v{k}", msgspec.Raw(b'{"mood":"m%d"}' % k)) for k in (1, 2, 3)]
+
+
 def teach(loop: Loop, n: int, start: int = 0, watch_s: float = 30.0) -> None:
     """So many rankings of three items, and what was watched of the first."""
     for k in range(start, start + n):
-        reply = loop.service.rank(RankRequest(["v1", "v2", "v3"], event_id=f"e{k}"))
+        reply = loop.service.rank(RankRequest(list(ITEMS), event_id=f"e{k}"))
         told = [ItemFeedback(reply.ranking[0].id, {"watch_s": watch_s}, final=True)]
         loop.service.feedback([Feedback(f"e{k}", told)])
 
@@ -91,7 +95,7 @@ def taught(loop: Loop) -> Loop:
     """A model that has learned, with a probe of its own decisions."""
     teach(loop, 40)
     loop.learn()
-    assert Probe(loop.data.log, probe_anchor(loop.trainer.position)).decisions
+    assert Probe(loop.data.log, probe_anchor(loop.trainer.position), traits=loop.data.args.traits).decisions
     return loop
 
 
@@ -151,7 +155,7 @@ def test_the_probe_holds_what_was_drawn_as_it_was_scored(taught: Loop) -> None:
     for k in range(300, 330):
         taught.service.rank(RankRequest(["v1", "v2", "v3", "v4"], event_id=f"e{k}", user=User(f"u{k % 3}"), slots=2))
     at = taught.data.log.last_position()
-    probe = Probe(taught.data.log, at)
+    probe = Probe(taught.data.log, at, traits=taught.data.args.traits)
     snapshot = taught.service.ranker.snapshot
     assert snapshot is not None
     rows = taught.data.log.query("SELECT payload FROM log WHERE kind = 'decision' AND user IS NOT NULL")
@@ -321,9 +325,9 @@ def test_each_check_finds_its_fault_and_nothing_else() -> None:
 
 def test_the_probe_is_the_same_for_all_positions_of_a_stretch(taught: Loop) -> None:
     anchor = probe_anchor(taught.trainer.position)
-    first = Probe(taught.data.log, anchor)
+    first = Probe(taught.data.log, anchor, traits=taught.data.args.traits)
     teach(taught, 3, 100)
-    again = Probe(taught.data.log, anchor)
+    again = Probe(taught.data.log, anchor, traits=taught.data.args.traits)
     weights = np.arange(1 << taught.data.args.bits, dtype=np.float32)
     for one, other in zip(
         first.scores(weights, taught.data.args), again.scores(weights, taught.data.args), strict=True

@@ -279,7 +279,7 @@ def test_explanations_are_told_if_asked_for(api: Api, loop: Loop) -> None:
 def test_the_policy_is_told_and_fixed(api: Api) -> None:
     policy = api.call("GET", f"{V1}/configurations/policy").body
     assert policy["arguments"] == api.call("GET", "/v1/model").body["arguments"]
-    same = {"name": "mine", "arguments": "-l 0.2 --quadratic CI --ignore_linear C -b 18"}
+    same = {"name": "mine", "arguments": "-l 0.2 -q CF --quadratic CI --ignore_linear CI -b 18"}
     assert api.call("PUT", f"{V1}/configurations/policy", same).body == policy | {"name": "mine"}
     assert api.call("DELETE", f"{V1}/configurations/policy").body == policy
     for arguments in ("--cb_explore_adf --epsilon 0.2 --power_t 0 -l 0.001 --cb_type mtr -q ::", "-b 20", "\x00", ""):

@@ -24,6 +24,7 @@ from bandit.profiles import Viewer
 from bandit.progress import Progress
 from bandit.records import (
     ActivateRequest,
+    Candidate,
     Feedback,
     Item,
     ItemFeedback,
@@ -68,6 +69,35 @@ def teach(loop: Loop, n: int, *, start: int = 0) -> None:
 def taught(loop: Loop) -> Loop:
     teach(loop, 5)
     return loop
+
+
+@pytest.mark.parametrize(
+    ("vw", "namespace"), [(Settings.vw, "F."), ("-b 18 -q CI --ignore_linear C -l 0.2", "I.")], ids=["now", "before"]
+)
+def test_the_arguments_say_where_features_of_items_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vw: str, namespace: str
+) -> None:
+    """The trainer, the kernel that scores, explanations and rebuild agree, also in directories begun before."""
+    monkeypatch.setattr("bandit.ranker.EXPLAINED", 1_000)
+    clock = Clock()
+    loop = Loop(DataDirectory(Settings(tmp_path, durable=False, vw=vw), clock=clock), clock)
+    loop.service.put_items(ItemsRequest([Item("v1", Raw(b'{"mood":"calm","creator":"a"}')), Item("v2")]))
+    inline = Candidate("v3", Raw(b'{"mood":"loud","tags":["x"]}'))
+    for k in range(5):
+        request = RankRequest(["v1", "v2", inline], event_id=f"e{k}", context={"hour": "9"}, explain=True)
+        reply = loop.service.rank(request)
+        told = [ItemFeedback(one.id, {"watch_s": 9.0 * (one.id == "v1")}, final=True) for one in reply.ranking]
+        loop.service.feedback([Feedback(f"e{k}", told)])
+        loop.learn()
+    result = rebuild(tmp_path)
+    assert result.ok, result.mismatch
+    assert isinstance(reply.explanation, list)
+    for slot, why in zip(reply.ranking, reply.explanation, strict=True):
+        assert sum(part for _, part in why.features) == pytest.approx(slot.score, rel=1e-3)
+        named = any(name.startswith(f"{namespace}mood") for name, _ in why.features)
+        assert named == (slot.id != "v2")
+    loop.close()
+    loop.data.close()
 
 
 @pytest.fixture

@@ -103,8 +103,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "data"
     world = World(path, 1)
     world.train()
-    world.feeds(400)
-    world.train()
+    for _ in range(4):
+        world.feeds(100)
+        world.train()
     assert world.feeds(300) > 0.55
     world.close()
     return path

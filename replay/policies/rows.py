@@ -64,7 +64,7 @@ class Hasher:
             end = begin + len(text)
             if numeric and _NUMERIC_NAME.search(text):
                 return i
-            added = hash_object(data, begin, end, _NO_IDS, 0, 0, True, self._work, letters, idx, val, n)
+            added = hash_object(data, begin, end, _NO_IDS, 0, 0, True, False, self._work, letters, idx, val, n)
             if added < 0:
                 return i
             n += added

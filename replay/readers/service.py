@@ -97,7 +97,7 @@ class ServiceLog:
             raise BadQuestion(f"after={after} is no position of a log; they begin at 1")
         self._after = after
         self._reward_of = None if reward is None else asked_reward(reward, self.configs)
-        self.items = ItemVersions(self.log)
+        self.items = ItemVersions(self.log, traits=self.args.traits)
         self.past = Past(self.log, self.items, self.path)
         self.models = ModelFiles(self.path)
         self._counts: Counter[str] = Counter()

@@ -36,12 +36,15 @@ class ItemVersions:
 
     Hashed rows and texts are bounded; besides them up to 13 bytes are kept for each version of the log. Safe to share
     between threads: batches may be read ahead while policies score.
+
+    :param traits: of the arguments of the log's models
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, *, traits: bool) -> None:
         self._log = log
+        self._traits = traits
         self._lock = threading.Lock()
-        self._table = ItemTable(MAX_ROWS)
+        self._table = ItemTable(MAX_ROWS, traits=traits)
         self._row_of = np.full(0, -1, np.int32)
         self._key_of = np.zeros(0, np.uint64)
         self._has_key = np.zeros(0, np.bool_)
@@ -65,7 +68,7 @@ class ItemVersions:
                 try:
                     self._hash(missing)
                 except TableFull:
-                    self._table = ItemTable(max(MAX_ROWS, len(numbers)))
+                    self._table = ItemTable(max(MAX_ROWS, len(numbers)), traits=self._traits)
                     self._row_of.fill(-1)
                     self._hash(numbers)
                 rows = self._row_of[numbers]
@@ -130,7 +133,7 @@ class ItemVersions:
                 for number, (item_id, text) in zip(part, self.read(part), strict=True):
                     try:
                         features = records.decode(text, records.Features, what=f"item version {number}")
-                        self._texts[number] = resolve_item(item_id, features)
+                        self._texts[number] = resolve_item(item_id, features, traits=self._traits)
                     except InvalidRequest as error:
                         raise _damaged(error) from None
             return [self._texts[number] for number in numbers]

@@ -52,11 +52,11 @@ LINE: dict[str, Any] = {
 
 
 def test_a_line_has_the_features_that_the_request_has_here() -> None:
-    (lesson,) = lessons_of(json.dumps(LINE).encode())
+    (lesson,) = lessons_of(json.dumps(LINE).encode(), traits=True)
     context = flat(b'[{"timeofday":"Afternoon","user":{"name":"Cathy"}}]', path="contextFeatures")
     features = json.loads(bytes(flat_action(b'[{"type":"hot","id":"7"},{"origin":{"land":"x"}}]')))
     assert lesson.shared == resolve_shared(None, {}, context)
-    assert lesson.item == resolve_item("Latte", features)
+    assert lesson.item == resolve_item("Latte", features, traits=True)
     assert (lesson.cost, lesson.propensity, lesson.pdrop) == (-0.5, 0.05, 0.0)
 
 
@@ -69,7 +69,7 @@ def test_a_page_has_the_features_that_it_has_here() -> None:
             {"_label_cost": 0.0, "_id": "side", "_a": 0, "_p": 0.4},
         ],
     }
-    main, side = lessons_of(json.dumps(page).encode())
+    main, side = lessons_of(json.dumps(page).encode(), traits=True)
     context = flat(b'[{"timeofday":"Afternoon","user":{"name":"Cathy"}}]', path="contextFeatures")
     for lesson, slot_id, size in ((main, "main", "large"), (side, "side", "small")):
         sent = json.dumps([{"size": size}]).encode()
@@ -81,7 +81,7 @@ def test_a_page_has_the_features_that_it_has_here() -> None:
 def test_dsjson_of_others_is_read_by_its_namespaces() -> None:
     line = LINE | {"c": {"GUser": {"id": "a"}, "_multi": [{"TAction": {"a1": "f1"}}, {"TAction": {"a2": "f2"}}]}}
     first, second = (
-        lessons_of(json.dumps(line | {"_labelIndex": index, "_label_Action": index + 1}).encode())[0]
+        lessons_of(json.dumps(line | {"_labelIndex": index, "_label_Action": index + 1}).encode(), traits=False)[0]
         for index in (0, 1)
     )
     assert first.shared == resolve_shared(None, {}, {"GUser.id": "a"})

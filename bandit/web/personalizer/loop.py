@@ -34,7 +34,7 @@ from bandit.web.personalizer.types import (
 from bandit.web.routing import Answer, Incoming, check_event_id
 
 _CONTEXT: Final = re.compile(r"^context(?=[ .])")
-_OURS: Final = ("C.", "I.", "D.", "S.", "P.")
+_OURS: Final = ("C.", "F.", "I.", "D.", "S.", "P.")
 
 
 def personalizer_rank(service: Service, http: Incoming) -> Answer:
