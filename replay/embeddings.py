@@ -51,18 +51,16 @@ class Embedding:
         if len(known) > MOST_KEPT:
             known.clear()
         texts = batch.texts.candidates
-        keys = [known.get(text) for text in texts]
-        if None in keys:
-            for i, text in enumerate(texts):
-                if keys[i] is None:
-                    keys[i] = known[text] = self._key(text)
+        for text in dict.fromkeys(texts):
+            if text not in known:
+                known[text] = self._key(text)
         lost = [field for field, found in zip(self.by, self._found, strict=True) if not found]
         if lost:
             raise BadQuestion(
                 f"no candidate has a feature {', '.join(lost)}, by which mips was to tell them apart; they have "
                 f"{', '.join(list(self._names)[:20]) or 'none'}"
             )
-        return np.array(keys, np.uint64)
+        return np.array([known[text] for text in texts], np.uint64)
 
     def _key(self, text: bytes) -> int:
         members = _members.decode(text)
