@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import doors, evaluation, http, learning, ranking, storage
+from tests.bench import doors, evaluation, http, learning, pages, ranking, storage
 from tests.bench.results import Result, table
 from tests.bench.session import QUICK, Scale, Session
 
@@ -28,6 +28,8 @@ GROUPS: dict[str, Callable[[Session], list[Result]]] = {
     "freshness": http.freshness,
     "doors": doors.doors,
     "overload": doors.overload,
+    "dashboard": pages.dashboard,
+    "counting": pages.counting,
     "slot": learning.slot,
     "width": learning.width,
     "log": storage.log_bytes,

@@ -33,6 +33,8 @@ class Scale(NamedTuple):
     n_swaps: int = 100
     n_logged: int = 3_000
     n_slots: int = 300
+    n_feeds: int = 1_000_000
+    n_counted_items: int = 100_000
     ope_repetitions: int = 3
     n_ope: int = 1_000_000
     n_ope_slates: int = 20_000
@@ -55,6 +57,8 @@ QUICK = Scale(
     n_swaps=3,
     n_logged=100,
     n_slots=40,
+    n_feeds=3_000,
+    n_counted_items=1_000,
     ope_repetitions=1,
     n_ope=20_000,
     n_ope_slates=500,

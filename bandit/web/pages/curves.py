@@ -306,7 +306,7 @@ def _clock(at: float) -> str:
     return text.rpartition(" ")[2]
 
 
-def time_ticks(begin: float, end: float, most: int = 6) -> list[Tick]:
+def time_ticks(begin: float, end: float, most: int = 7) -> list[Tick]:
     """Round times on an axis from ``begin`` to ``end``, at most so many; midnights bear their date.
 
     >>> [tick.text for tick in time_ticks(1_800_000_000.0, 1_800_036_000.0)]

@@ -103,7 +103,9 @@ def live(service: Service, counted: Counted, reply: LoopReply, query: Mapping[st
         "spans": [(one, _SPAN_NAMES[one]) for one in SPANS],
         "feeds": f"{sum(feeds_of(bins)):,.0f}",
         "reward": _figure("Reward of a slot", "rewards", rewards, bins, feeds=True) if rewards else None,
-        "explored": _figure("Share of slots explored", "explored", explored, bins, share=True) if explored else None,
+        "explored": _figure("Share of slots explored", "explored", explored, bins, share=True)
+        if explored and len(bins) > 1
+        else None,
         "against": _against(reply),
         "slots": [_slot(row) for row in slot_rows(sums)],
         "cost": _cost(explored_of(sums)),
