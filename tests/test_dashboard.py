@@ -21,7 +21,21 @@ from playwright.sync_api import Browser, expect
 from bandit.config import Settings
 from bandit.experiments import Arm, Experiment
 from bandit.health import counted_of
-from bandit.loop.counts import DAY, DRAWN, HOUR, MINUTE, SEEN, SLOT_REWARD, Stretch
+from bandit.loop.counts import (
+    COMPARED,
+    COMPARED_REWARD,
+    DAY,
+    DRAWN,
+    FEEDS,
+    HOUR,
+    MINUTE,
+    N_SLOTS,
+    REWARD,
+    SEEN,
+    SLOT_REWARD,
+    WEIGHED,
+    Stretch,
+)
 from bandit.loop.report import compared_reward_of, recent_of, target_of, total
 from bandit.records import Item, ItemsRequest, RankRequest
 from bandit.store.data import DataDirectory
@@ -31,6 +45,7 @@ from bandit.web.pages.curves import (
     Bin,
     Curve,
     Point,
+    Window,
     binned,
     explored_curves,
     feeds_of,
@@ -177,7 +192,7 @@ def test_arms_of_an_experiment_are_told(loop: Loop, api: Api) -> None:
     over(loop)
     page = seen(api)
     assert "Experiment quick" in page
-    assert re.search(r"now champion 50 % \d+ [0-9.]+ \([0-9.]+ to [0-9.]+\)", page), page[page.index("quick") :][:500]
+    assert re.search(r"now champion [0-9.]+ \([0-9.]+ to [0-9.]+\) 50 % \d+", page), page[page.index("quick") :][:500]
 
 
 # ---------------------------------------------------------------- forms
@@ -418,6 +433,29 @@ def test_curves_are_what_the_loop_counts(taught: Loop) -> None:
     for row in rows:
         assert 0.0 < row.propensity <= 1.0
         assert row.chances == pytest.approx(11 - row.number, abs=0.01)
+
+
+def test_what_is_hardly_known_is_pooled_until_it_says_something() -> None:
+    rng = np.random.default_rng(5)
+    window = Window("hour", MINUTE, 30_000_000.0 * MINUTE, 30_000_029.0 * MINUTE)
+    kept = {}
+    for k in range(30):
+        one = Stretch(counts={"feeds": 3_200.0})
+        n, product, weight = 100.0, *WEIGHED["chance"]
+        one.groups[:, [FEEDS, N_SLOTS, COMPARED]] = n
+        one.groups[:, [REWARD, COMPARED_REWARD]] = 0.5 * n + rng.normal(0.0, 1.0, (32, 1))
+        one.groups[:, weight] = n
+        one.groups[:, product] = 0.1 * n + rng.normal(0.0, 0.9 * n, 32)
+        kept[int(window.begin) + k * MINUTE] = one
+    bins = binned(kept, window)
+    curves = {curve.kind: curve for curve in reward_curves(bins)}
+    chance, half = curves["chance"], curves["chance"].pooled // 2
+    assert half > 0
+    assert curves["served"].pooled == 1
+    place = len(bins) // 2
+    around = total(one.stretch for one in bins[place - half : place + half + 1])
+    assert chance.points[place][1:] == pytest.approx(target_of(around, "chance"))
+    assert chance.whole[1:] == pytest.approx(target_of(total(kept.values()), "chance"))
 
 
 def test_slots_that_were_never_drawn_are_left_out() -> None:
