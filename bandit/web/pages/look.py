@@ -65,6 +65,13 @@ def _templates() -> Environment:
     return environment
 
 
+def warm_up() -> None:
+    """Compile every template: whoever opens the first page need not wait for it."""
+    templates = _templates()
+    for name in templates.list_templates():
+        templates.get_template(name)
+
+
 # ---------------------------------------------------------------- files
 
 
