@@ -12,11 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import psutil
 from werkzeug.datastructures import Headers
+
+from bandit.commands.keys import main as keys_command
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 90.0
@@ -47,6 +51,14 @@ class Pids(NamedTuple):
 def own_environ() -> dict[str, str]:
     """This process's environment without what a service takes for settings, or refuses as misspelt ones."""
     return {name: value for name, value in os.environ.items() if not name.startswith("FEED_BANDIT_")}
+
+
+def made_key(data: Path, scopes: str) -> str:
+    """A new key for a data directory, by the command that makes them."""
+    told = StringIO()
+    with redirect_stdout(told):
+        assert keys_command(["create", "--scopes", scopes, "--data", str(data)]) == 0
+    return told.getvalue().strip()
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from azure.cognitiveservices.personalizer.models import ErrorResponseException, 
 from msrest.authentication import CognitiveServicesCredentials
 from msrest.exceptions import HttpOperationError, ValidationError
 
-from tests.service import ROOT, RunningService, wait_for
+from tests.service import ROOT, RunningService, made_key, wait_for
 
 JAVASCRIPT = ROOT / "tests" / "javascript"
 V1 = "/personalizer/v1.0"
@@ -144,8 +144,7 @@ def test_the_page_shows_what_works(loop: RunningService) -> None:
 # ---------------------------------------------------------------- JavaScript
 
 
-@pytest.fixture(scope="module")
-def by_javascript(loop: RunningService) -> Any:
+def by_javascript(url: str, key: str = "a key of old") -> Any:
     """What the official JavaScript client got, as its script tells it."""
     lacking = None
     if shutil.which("node") is None:
@@ -158,21 +157,27 @@ def by_javascript(loop: RunningService) -> Any:
             pytest.fail(said)
         pytest.skip(said)
     done = subprocess.run(
-        ["node", "client.mjs", loop.url], cwd=JAVASCRIPT, capture_output=True, text=True, timeout=60
+        ["node", "client.mjs", url, key], cwd=JAVASCRIPT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_the_javascript_client_makes_a_whole_round(loop: RunningService, by_javascript: Any) -> None:
-    assert by_javascript["rankedStatus"] == 201
-    ranked = by_javascript["ranked"]
+@pytest.fixture(scope="module")
+def told(loop: RunningService) -> Any:
+    """What it got of a service without keys."""
+    return by_javascript(loop.url)
+
+
+def test_the_javascript_client_makes_a_whole_round(loop: RunningService, told: Any) -> None:
+    assert told["rankedStatus"] == 201
+    ranked = told["ranked"]
     assert ranked["eventId"] == "js-1"
     assert sorted(one["id"] for one in ranked["ranking"]) == ["ice cream", "juice", "pasta"]
     assert ranked["rewardActionId"] == ranked["ranking"][0]["id"]
-    assert by_javascript["again"] == ranked["ranking"]
-    assert (by_javascript["rewarded"], by_javascript["activated"]) == (204, 204)
-    assert by_javascript["excluded"] == {
+    assert told["again"] == ranked["ranking"]
+    assert (told["rewarded"], told["activated"]) == (204, 204)
+    assert told["excluded"] == {
         "ranking": [
             {"id": "pasta", "probability": 0}, {"id": "ice cream", "probability": 1}, {"id": "juice", "probability": 0},
         ],
@@ -182,9 +187,54 @@ def test_the_javascript_client_makes_a_whole_round(loop: RunningService, by_java
     wait_for(lambda: status_of(loop, "js-deferred")["reward"] == 1.0, what="the lesson")
 
 
-def test_errors_reach_the_javascript_client(by_javascript: Any) -> None:
-    told = {name: (by_javascript[name]["status"], by_javascript[name]["code"]) for name in ("empty", "conflict")}
-    assert told == {"empty": (400, "invalid_request"), "conflict": (409, "id_conflict")}
-    assert by_javascript["unlearnable"]["code"] == "invalid_features"
-    assert "actions[0].features" in by_javascript["unlearnable"]["message"]
-    assert by_javascript["tooMuch"]["status"] == 400
+def test_errors_reach_the_javascript_client(told: Any) -> None:
+    refused = {name: (told[name]["status"], told[name]["code"]) for name in ("empty", "conflict")}
+    assert refused == {"empty": (400, "invalid_request"), "conflict": (409, "id_conflict")}
+    assert told["unlearnable"]["code"] == "invalid_features"
+    assert "actions[0].features" in told["unlearnable"]["message"]
+    assert told["tooMuch"]["status"] == 400
+
+
+# ---------------------------------------------------------------- with keys
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that asks for keys."""
+    path = tmp_path_factory.mktemp("keyed") / "data"
+    with RunningService(path, workers=1, durable="no", publish_ms=50, tick_s=0.1, keys="on") as started:
+        yield started
+
+
+def test_a_key_is_given_as_the_subscription_key(keyed: RunningService) -> None:
+    key = made_key(keyed.data, "rank,feedback,read")
+    client = PersonalizerClient(keyed.url, CognitiveServicesCredentials(key))
+    with client:
+        ranked = client.rank(RankRequest(actions=ACTIONS, context_features=CONTEXT, event_id="keyed-1"))
+        client.events.reward(ranked.event_id, 0.5)
+        client.rank(RankRequest(actions=ACTIONS, event_id="keyed-2", defer_activation=True))
+        client.events.activate("keyed-2")
+    for event_id, kind in (("keyed-1", "feedback"), ("keyed-2", "activation")):
+        story = keyed.call("GET", f"/v1/events/{event_id}", headers={"Ocp-Apim-Subscription-Key": key}).body
+        assert [one["kind"] for one in story["follow_ups"]] == [kind]
+
+
+@pytest.mark.parametrize("key", ["a key of old", "feed's"])
+def test_without_the_right_key_the_client_is_told(keyed: RunningService, key: str) -> None:
+    given, status = (made_key(keyed.data, "rank"), 403) if key == "feed's" else (key, 401)
+    client = PersonalizerClient(keyed.url, CognitiveServicesCredentials(given))
+    with client:
+        with pytest.raises(HttpOperationError) as refused:
+            client.events.reward("keyed-1", 1.0)
+        assert refused.value.response.status_code == status
+        if status == 401:
+            with pytest.raises(ErrorResponseException) as unknown:
+                client.rank(RankRequest(actions=ACTIONS))
+            said: Any = unknown.value.error
+            assert said.error.code == "unauthorized"
+
+
+def test_the_javascript_client_too(keyed: RunningService) -> None:
+    told = by_javascript(keyed.url, made_key(keyed.data, "rank,feedback"))
+    assert (told["rankedStatus"], told["rewarded"], told["activated"]) == (201, 204, 204)
+    assert told["again"] == told["ranked"]["ranking"]

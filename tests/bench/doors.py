@@ -8,19 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, redirect_stdout
-from io import StringIO
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
-from bandit.commands.keys import main as keys_command
 from tests.bench.http import CONNECTIONS, FEEDBACK
 from tests.bench.results import Result
 from tests.bench.session import Session
 from tests.bench.workload import VW, quantile
-from tests.service import ROOT, RunningService, call, free_port, wait_for
+from tests.service import ROOT, RunningService, call, free_port, made_key, wait_for
 
 # ---------------------------------------------------------------- what they cost
 
@@ -58,14 +56,6 @@ def doors(session: Session) -> list[Result]:
             measured={name: quantile([row[name] for row in rows], 0.5) for name in sides},
         )
     ]
-
-
-def made_key(data: Path, scopes: str) -> str:
-    """A key for this data directory."""
-    told = StringIO()
-    with redirect_stdout(told):
-        assert keys_command(["create", "--scopes", scopes, "--data", str(data)]) == 0
-    return told.getvalue().strip()
 
 
 @contextmanager
