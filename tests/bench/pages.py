@@ -301,7 +301,7 @@ def counting(session: Session) -> list[Result]:
                 return (time.process_time_ns() - started) / 1_000 / n
 
         pairs = interleaved(
-            lambda _: [fold(LoopCounts(State()))], lambda _: [fold(None)], repetitions=scale.repetitions
+            lambda _: [fold(LoopCounts(State()))], lambda _: [fold(None)], repetitions=scale.http_repetitions
         )
     return [
         Result(
