@@ -119,3 +119,8 @@ def warm_up() -> None:
     rows = np.zeros(1, np.int32)
     table.put(rows, [attributes_of_item("a", b'{"tags":["x"]}')])
     table.gather_tags(rows, table.gather(rows).tags)
+
+
+def was_compiled() -> bool:
+    """Whether this process compiled the kernel itself: there was nothing to load."""
+    return bool(_gather.stats.cache_misses)

@@ -451,7 +451,7 @@ def add_many(  # type: ignore[no-untyped-def]
         n = -1
         if stop > start:
             n = hash_object(
-                text, start, stop, names, name_end[i], name_end[i + 1], False, traits, work,
+                text, start, stop, names, name_end[i], name_end[i + 1], np.bool_(False), traits, work,
                 letters, idx, val, features,
             )  # fmt: skip
         if n < 0:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
-import numpy as np
 from flask import Flask
 
-from bandit import attribute_table, binding, candidates, columns, slate
 from bandit.config import Settings, read_settings
 from bandit.errors import BanditError
-from bandit.features import hash_resolved, resolve_shared
-from bandit.item_table import ItemTable
 from bandit.logs import configure_logging
-from bandit.model_args import ModelArgs
-from bandit.scorer import score
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.supervisor import PARENT_VARIABLE, die_with_parent
+from bandit.warming import warm_up
 from bandit.web.app import create_app
 from bandit.web.pages import look
 from bandit.web.request_log import RequestLog, to_stderr
@@ -63,8 +56,7 @@ def ready(app_of: Callable[[Service], App], settings: Settings) -> App:
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     configure_logging(settings.log_format)
     log.info("loading the scoring kernels (compiled at the first start, which takes a while)")
-    with _one_at_a_time(settings):
-        warm_up()
+    warm_up(settings.data)
     service = Service(DataDirectory(settings))
     until = time.monotonic() + FIRST_MODEL_S
     while service.ranker.snapshot is None and time.monotonic() < until:
@@ -82,34 +74,6 @@ def ready(app_of: Callable[[Service], App], settings: Settings) -> App:
     sys.setswitchinterval(SWITCH_S)
     log.info("worker ready, model %s", service.model().version)
     return app
-
-
-@contextmanager
-def _one_at_a_time(settings: Settings) -> Iterator[None]:
-    """Of several workers that start together, one compiles and the others load what it compiled."""
-    descriptor = os.open(settings.data / "compiling", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def warm_up() -> None:
-    """Compile every kernel of the rank path, or load it from numba's cache, before the first request."""
-    slate.warm_up()
-    binding.warm_up()
-    candidates.warm_up()
-    attribute_table.warm_up()
-    columns.warm_up()
-    args = ModelArgs.parse("-b 8 -q UI")
-    table = ItemTable(2)
-    rows = table.add(["a", "b"], [b"{}", b'{"x":1,"y":"z"}'])
-    shared = hash_resolved(resolve_shared("u", {}, {}))
-    weights = np.zeros(256, np.float32)
-    # Published weights are mapped read-only, which to numba is another type.
-    weights.setflags(write=False)
-    score(table.view(), rows, shared, weights, args, np.zeros(2, np.float32))
 
 
 def _keep_fresh(service: Service) -> None:

@@ -88,7 +88,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "processes",
         frozenset(
-            {"bandit.cli", "bandit.commands", "bandit.supervisor", "bandit.worker"}
+            {"bandit.cli", "bandit.commands", "bandit.supervisor", "bandit.warming", "bandit.worker"}
         ),
     ),
     ("server", frozenset({"server"})),
