@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from bandit.signals import Watch, WatchTable
 from bandit.store.data import DataDirectory
 from bandit.store.keys import add_key, changing
 from bandit.trainer import Trainer
+from bandit.warming import warm_up
 from bandit.web.app import create_app
 from tests.service import Reply, RunningService
 
@@ -30,6 +32,13 @@ if not os.environ.get("CI"):  # There Hypothesis brings a profile of its own: th
     settings.load_profile("here")
 
 _GRACE_S = 2.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before several processes run the tests the kernels are compiled, so that not each of them does it."""
+    if config.getoption("numprocesses", None):
+        with TemporaryDirectory() as folder:
+            warm_up(Path(folder))
 
 
 def watch_worth(seconds: float) -> float:
