@@ -700,7 +700,7 @@ class Service:
         return found
 
     def loop(self) -> LoopReply:
-        """Is it learning? From what the trainer has counted; some milliseconds, however long the log.
+        """Is it learning? From what the trainer has counted: the log itself is not read.
 
         :raises LogUnavailable: the log cannot be read
         """

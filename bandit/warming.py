@@ -28,12 +28,13 @@ def warm_up(data: Path) -> None:
     """
     with _one_at_a_time(data):
         attribute_table.warm_up()
-        if attribute_table.was_compiled():
-            helper = multiprocessing.get_context("spawn").Process(target=_help, args=(os.getpid(),))
+        helper = multiprocessing.get_context("spawn").Process(target=_help, args=(os.getpid(),))
+        first = attribute_table.was_compiled()
+        if first:
             helper.start()
-            _scoring()
-            helper.join()
         _scoring()
+        if first:
+            helper.join()
         _drawing()
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -26,6 +26,9 @@ from bandit.trainer import Trainer
 from bandit.warming import warm_up
 from bandit.web.app import create_app
 from tests.service import Reply, RunningService
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 if not os.environ.get("CI"):  # There Hypothesis brings a profile of its own: the same examples every time.
     settings.register_profile("here", deadline=None)  # A busy machine is no failure.
@@ -54,6 +57,15 @@ def make_key(data: DataDirectory, *scopes: str, now: float, **about: Any) -> str
     with changing(data.path):
         data.log.append(lambda txn: add_key(txn, kept))
     return key
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for the pages of a module; see `tests.browser.Watched`."""
+    from tests.browser import chromium
+
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ from bandit.web.pages.curves import (
 from bandit.web.pages.plot import chart, drawable, scale_of
 from bandit.web.pages.scale import Linear
 from bandit.web.sessions import COOKIE
-from tests.browser import Watched, chromium
+from tests.browser import Watched
 from tests.conftest import Api, Clock, Loop, make_key
 from tests.looped import ITEMS, over, put, ranked
 from tests.service import Reply, RunningService, send
@@ -522,12 +522,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         config = started.call("GET", "/v1/config")
         body = config.body | {"reward_window_s": 0.5, "floor": 0.1}
         assert started.call("PUT", "/v1/config", body, headers={"If-Match": config.headers["ETag"]}).status == 200
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
         yield started
 
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Response, expect
 
 from bandit.web.pages.clips import TAGS
-from tests.browser import Watched, chromium
+from tests.browser import Watched
 from tests.service import RunningService, wait_for
 
 FEED = 5
@@ -24,12 +24,6 @@ LIKED = ("cats", "knitting", "garden")
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     with RunningService(tmp_path_factory.mktemp("feed") / "data", durable="no") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
         yield started
 
 

@@ -127,9 +127,7 @@ def _drain(environ: WSGIEnvironment) -> None:
 def _to_sign_in(environ: WSGIEnvironment, route: Route, error: Exception) -> Wire | None:
     """Where somebody is led who opens a page that their key does not show; None for everybody else."""
     browsing = environ["REQUEST_METHOD"] == "GET" and "text/html" in environ.get("HTTP_ACCEPT", "")
-    if route.media != HTML or not browsing or not isinstance(error, Unauthorized | Forbidden):
-        return None
-    if isinstance(error, Forbidden) and "needed" not in error.detail:
+    if route.media != HTML or not browsing or not _wants_another_key(error):
         return None
     query = environ.get("QUERY_STRING", "")
     asked = {"next": f"{quote(environ['PATH_INFO'])}{'?' if query else ''}{query}"}
@@ -178,20 +176,24 @@ _HEADLINES: Final = {
 }
 
 
+def _wants_another_key(error: Exception) -> bool:
+    """Whether signing in with a key, or with another one, would help."""
+    return isinstance(error, Unauthorized) or (isinstance(error, Forbidden) and "needed" in error.detail)
+
+
 def _refused(environ: WSGIEnvironment, route: Route, error: Exception) -> Wire:
     """`refused`, which people who use a page are told on a page."""
     wire = refused(route.path, error)
     if route.media != HTML or "text/html" not in environ.get("HTTP_ACCEPT", ""):
         return wire
     message = error.message if isinstance(error, BanditError) else Internal.said
-    leads = isinstance(error, Unauthorized) or (isinstance(error, Forbidden) and "needed" in error.detail)
     told = page(
         "refused.html",
         here="",
         status=wire.status,
         headline=_HEADLINES.get(wire.status, "It did not work."),
         message=f"{message[:1].upper()}{message[1:]}.",
-        sign_in="/signin" if leads else "",
+        sign_in="/signin" if _wants_another_key(error) else "",
     )
     own = [(name, value) for name, value in wire.headers if name in ("Retry-After", "WWW-Authenticate")]
     return Wire(wire.status, headers_of(HTML, told.headers) + own, told.body)
