@@ -405,7 +405,7 @@ SETTINGS = (
     Setting("host", "127.0.0.1", "address", "address to listen on"),
     Setting("port", 8080, "port", "port to listen on"),
     Setting("workers", 0, "processes", "rank workers; 0: one less than the cores, at least 1, at most 8"),
-    Setting("threads", 8, "threads", "requests that one worker handles at the same time"),
+    Setting("threads", 2, "threads", "requests that one worker handles at the same time"),
     Setting(
         "vw",
         "-b 18 -q CI -q CF --ignore_linear CI -l 0.2",
@@ -455,7 +455,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
-    threads: int = 8
+    threads: int = 2
     vw: str = "-b 18 -q CI -q CF --ignore_linear CI -l 0.2"
     durable: bool = True
     publish_ms: int = 400
