@@ -15,15 +15,15 @@ from msgspec import Meta, Struct
 
 from bandit.errors import BanditError, InvalidConfig, InvalidSetting, LogUnavailable, UnsupportedArgument
 from bandit.experiments import Experiment, apart_of, arm_of, experiment_faults, laid_over
-from bandit.exploration import Budget, Exploration, annealed, budget_of, warnings_of
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
-from bandit.guard import Guard, check_guard
-from bandit.model_args import ModelArgs
-from bandit.presets import DEFAULT, resolved
+from bandit.features.model_args import ModelArgs
+from bandit.learning.guard import Guard, check_guard
 from bandit.records import MAX_SLOTS, Door
-from bandit.reward import Aggregation, Formula
-from bandit.rules import Rule, default_rules, rule_faults
-from bandit.signals import DERIVED, WATCHED, Watch, WatchTable, faults_of
+from bandit.reward.formula import Aggregation, Formula
+from bandit.reward.presets import DEFAULT, resolved
+from bandit.reward.signals import DERIVED, WATCHED, Watch, WatchTable, faults_of
+from bandit.slate.exploration import Budget, Exploration, annealed, budget_of, warnings_of
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
+from bandit.slate.rules import Rule, default_rules, rule_faults
 
 # ---------------------------------------------------------------- explorers
 
@@ -143,7 +143,7 @@ class Drawing(NamedTuple):
     :ivar asked: the explorer as configured
     :ivar shortlist: 0 for none
     :ivar floors: phi of each slot
-    :ivar most: what all but the best may get together, of the explorer's part; see `bandit.slate.limited`
+    :ivar most: what all but the best may get together, of the explorer's part; see `bandit.slate.drawing.limited`
     :ivar by_caller: the caller's order stands for scores
     """
 

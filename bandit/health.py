@@ -5,7 +5,7 @@ from __future__ import annotations
 from bandit.loop.counts import DAY, HOUR, MINUTE
 from bandit.loop.report import Counted, Facts, LoopReply, Model, numbers_of
 from bandit.loop.words import tell
-from bandit.ranker import Ranker
+from bandit.ranking.ranker import Ranker
 from bandit.store.data import DataDirectory
 from bandit.store.loop import loop_state, stretches
 from bandit.store.models import TrainerState, newest_models, trainer_state

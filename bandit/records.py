@@ -558,7 +558,7 @@ class Slot(Struct, array_like=True):
     :param propensity: probability of this draw given the slots above
     :param score: None if a deadline cut the item off
     :param exploratory: outside the shortlist when it was drawn
-    :param dense: the item's dense columns, as `bandit.columns` lists them; none before there were any
+    :param dense: the item's dense columns, as `bandit.statistics.columns` lists them; none before there were any
     """
 
     id: str
@@ -576,7 +576,7 @@ class StatisticsStamp(Struct, array_like=True):
     :param at: log time of the epoch
     :param viewer_pos: what was published of the viewer holds the log up to this position
     :param read_to: the last record of the viewer's own that was read beyond it, for what they saw and do not want
-    :param digest: of the dense columns of all candidates, `bandit.columns.digest_of`
+    :param digest: of the dense columns of all candidates, `bandit.statistics.columns.digest_of`
     """
 
     epoch: int
@@ -610,8 +610,8 @@ class Decision(Struct, omit_defaults=True):
     :param shared: resolved features of viewer and context, VW JSON text
     :param read_pos: control position that this decision had applied
     :param strength: the explorer's gamma, epsilon or lambda as it was drawn with, if a budget made it another than
-        the config's; see `bandit.slate.limited`
-    :param share: expected share of exploratory placements; see `bandit.exploration`
+        the config's; see `bandit.slate.drawing.limited`
+    :param share: expected share of exploratory placements; see `bandit.slate.exploration`
     :param explored: how many placements were exploratory in fact, and ``explored_at`` at which slots
     :param chances: at each slot, how many candidates could be drawn there, given the slots above
     :param as_caller: slots at which the first in the caller's order of all that could stand there does
@@ -705,7 +705,7 @@ class Hold(Struct, omit_defaults=True):
     :param digest: of the model as VW saved it
     :param position: of the last record folded into it
     :param after: position of the last good model
-    :param failed: the check, see `bandit.guard`
+    :param failed: the check, see `bandit.learning.guard`
     :param lessons: how many are not taught
     :param probe: anchor of the probe that it was looked at with
     :param arm: whose snapshot it was, where arms learn apart; None: the lessons of every model are not taught
@@ -814,7 +814,7 @@ class Base(Struct, omit_defaults=True):
 class Erase(Struct):
     """A viewer is to be erased; the trainer does it.
 
-    :param who: keyed hash of their id, `bandit.privacy.who_of`: whoever lacks the secret cannot tell whose it is
+    :param who: keyed hash of their id, `bandit.access.privacy.who_of`: whoever lacks the secret cannot tell whose it is
     """
 
     who: str

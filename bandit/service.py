@@ -12,8 +12,8 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from bandit import records
-from bandit.apps import SEPARATOR
-from bandit.candidates import NO_FEATURES
+from bandit.access.apps import SEPARATOR
+from bandit.access.privacy import names_of, pseudonym_of, who_of
 from bandit.config import Config, LiveConfig, check_config
 from bandit.errors import (
     CorruptModel,
@@ -25,14 +25,15 @@ from bandit.errors import (
     UnknownUser,
 )
 from bandit.experiments import ArmSums, Experiment, apprenticeship, mean_of
-from bandit.features import resolve_item
-from bandit.fold import EVIDENCE, closes_at
+from bandit.features.hashing import resolve_item
+from bandit.features.item_table import parse_features
 from bandit.health import TRAINER_SILENT_S, counted_of, facts_of, loop_reply
-from bandit.item_table import parse_features
+from bandit.learning.fold import EVIDENCE, closes_at
+from bandit.learning.serving import release, roll_back, serving_reply
 from bandit.loop.report import Counted, LoopReply, total
-from bandit.personalized import Personalized, slot_event
-from bandit.privacy import names_of, pseudonym_of, who_of
-from bandit.ranker import Ranker
+from bandit.ranking.candidates import NO_FEATURES
+from bandit.ranking.personalized import Personalized, slot_event
+from bandit.ranking.ranker import Ranker
 from bandit.records import (
     ActivateReply,
     ActivateRequest,
@@ -60,8 +61,8 @@ from bandit.records import (
     UserReply,
     UserRequest,
 )
-from bandit.serving import release, roll_back, serving_reply
-from bandit.signals import LENGTH
+from bandit.reward.signals import LENGTH
+from bandit.statistics.viewers import user_story
 from bandit.store.arms import ArmCounts, counts_by_arm, watched_slots
 from bandit.store.bases import bases
 from bandit.store.configs import append_config
@@ -84,7 +85,6 @@ from bandit.store.log import AppLog, Txn
 from bandit.store.models import TrainerState, arm_models, first_with, trainer_state
 from bandit.store.serving import serving
 from bandit.store.statistics import put_user
-from bandit.viewers import user_story
 
 # Of a bulk upsert, so many in one transaction: the lock is held for some 10 ms, and rankings wait for it.
 ITEMS_A_TRANSACTION = 500

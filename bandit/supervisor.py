@@ -141,7 +141,7 @@ def _trainer_job(settings: Settings, parent: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging(settings.log_format)
-    from bandit.trainer import train
+    from bandit.learning.trainer import train
 
     train(settings, stopping.is_set)
 

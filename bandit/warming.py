@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bandit import attribute_table, binding, candidates, columns, slate
-from bandit.features import hash_resolved, resolve_shared
-from bandit.item_table import ItemTable
-from bandit.model_args import ModelArgs
-from bandit.scorer import score
+from bandit.features.hashing import hash_resolved, resolve_shared
+from bandit.features.item_table import ItemTable
+from bandit.features.model_args import ModelArgs
+from bandit.ranking import candidates
+from bandit.ranking.scorer import score
+from bandit.slate import binding, drawing
+from bandit.statistics import attribute_table, columns
 from bandit.supervisor import die_with_parent
 
 
@@ -54,7 +56,7 @@ def _help(parent: int) -> None:
 
 
 def _drawing() -> None:
-    slate.warm_up()
+    drawing.warm_up()
     binding.warm_up()
     columns.warm_up()
 

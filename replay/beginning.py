@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bandit.errors import LogUnavailable
-from bandit.learner import Learner
-from bandit.lessons import Course
-from bandit.model_args import ModelArgs
+from bandit.features.model_args import ModelArgs
+from bandit.learning.learner import Learner
+from bandit.learning.lessons import Course
 from bandit.records import Base
-from bandit.statistics import Statistics
+from bandit.statistics.folding import Statistics
 from bandit.store.bases import BaseFiles, Snapshot, bases
 from bandit.store.log import EventLog
 from bandit.store.models import ModelFiles

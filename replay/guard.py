@@ -2,7 +2,7 @@
 
 A *release* begins with a champion: the model that serves at that point, frozen. Every feed that was decided after it
 is compared, once its window has ended, with what the champion's draw would have earned at the same slots (see
-`bandit.one_sided`). What serves goes on learning meanwhile: all its models were published before the feeds
+`bandit.learning.one_sided`). What serves goes on learning meanwhile: all its models were published before the feeds
 that they decided, and the champion learned from none of them. Once the upper bound of (running - champion) is below
 -`loss`, a ``rollback`` to the champion is logged. After `events` feeds without one what serves is the next champion,
 and release k + 1 begins, with its own share of alpha.
@@ -25,10 +25,10 @@ from msgspec import Struct
 
 from bandit.config import Config
 from bandit.errors import BanditError, NothingPublished
-from bandit.guard import alpha_of_release
-from bandit.one_sided import LowerBound, clipped
+from bandit.learning.guard import alpha_of_release
+from bandit.learning.one_sided import LowerBound, clipped
+from bandit.learning.serving import release
 from bandit.records import Rollback
-from bandit.serving import release
 from bandit.store.configs import read_config
 from bandit.store.log import EventLog, Txn
 from bandit.store.models import newest_models

@@ -20,10 +20,10 @@ from msgspec import Struct
 
 from bandit import records
 from bandit.errors import BanditError, LogUnavailable
-from bandit.learner import Learner
-from bandit.lessons import READ_AT_ONCE, Course
+from bandit.learning.learner import Learner
+from bandit.learning.lessons import READ_AT_ONCE, Course
 from bandit.progress import Progress
-from bandit.statistics import Statistics
+from bandit.statistics.folding import Statistics
 from bandit.store.bases import bases
 from bandit.store.items import versions
 from bandit.store.models import digest_of

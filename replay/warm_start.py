@@ -17,11 +17,11 @@ import msgspec
 
 from bandit.config import Config
 from bandit.errors import InvalidFeatures
-from bandit.features import resolve_item, resolve_shared
-from bandit.learner import Learner
-from bandit.nested import add
+from bandit.features.hashing import resolve_item, resolve_shared
+from bandit.features.nested import add
+from bandit.learning.learner import Learner
+from bandit.learning.retraining import Taught
 from bandit.records import Features
-from bandit.retraining import Taught
 from replay.readers.dsjson_types import Line, SlotOutcome, lines_decoder, outcome_decoder, whole_decoder
 from replay.readers.lines import CutShort, blocks
 
@@ -198,7 +198,7 @@ def _item(actions: Sequence[Any], place: int, traits: bool) -> bytes:
     else:
         add(found, "", action, path="action")
     if "id" in found:
-        # The id itself is a feature of the service's own; see `bandit.nested.flat_action`.
+        # The id itself is a feature of the service's own; see `bandit.features.nested.flat_action`.
         found[".id"] = found.pop("id")
     if known is None:
         known = hashlib.blake2b(msgspec.json.encode(found, order="sorted"), digest_size=8).hexdigest()

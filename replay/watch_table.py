@@ -18,7 +18,7 @@ import numpy as np
 from bandit.config import LiveConfig
 from bandit.errors import BanditError
 from bandit.progress import Progress
-from bandit.signals import LENGTH, SLACK, WATCHED, Watch, WatchRow, WatchTable, derive
+from bandit.reward.signals import LENGTH, SLACK, WATCHED, Watch, WatchRow, WatchTable, derive
 from replay.errors import BadQuestion
 from replay.events import F64
 from replay.readers.service import ServiceLog

@@ -16,13 +16,13 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import settings
 
+from bandit.access.keys import ID_BYTES, SECRET_BYTES, Key, digest_of, new_key
 from bandit.config import Settings
-from bandit.keys import ID_BYTES, SECRET_BYTES, Key, digest_of, new_key
+from bandit.learning.trainer import Trainer
+from bandit.reward.signals import Watch, WatchTable
 from bandit.service import Service
-from bandit.signals import Watch, WatchTable
 from bandit.store.data import DataDirectory
 from bandit.store.keys import add_key, changing
-from bandit.trainer import Trainer
 from bandit.warming import warm_up
 from bandit.web.app import create_app
 from tests.service import Reply, RunningService

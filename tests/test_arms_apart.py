@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandit.attributes import key_of
 from bandit.cli import main as server
-from bandit.columns import NAMES
 from bandit.commands.models import main as models_command
 from bandit.config import own_label, own_labels
 from bandit.errors import CorruptModel
 from bandit.experiments import Apart
-from bandit.fold import Lesson
-from bandit.learner import Learner
-from bandit.learners import Learners
-from bandit.model_args import ModelArgs
+from bandit.features.model_args import ModelArgs
+from bandit.learning.fold import Lesson
+from bandit.learning.learner import Learner
+from bandit.learning.learners import Learners
+from bandit.learning.trainer import HalfLearned, Trainer
 from bandit.records import Slot
 from bandit.service import Service
-from bandit.statistics import REWARD, SEEN, Statistics
+from bandit.statistics.attributes import key_of
+from bandit.statistics.columns import NAMES
+from bandit.statistics.folding import REWARD, SEEN, Statistics
 from bandit.store.bases import bases
 from bandit.store.models import PublishedModel, arm_models, newest_models
 from bandit.store.serving import last_hold
-from bandit.trainer import HalfLearned, Trainer
 from bandit.web.app import create_app
 from replay import evaluate
 from replay.events import Needs

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from bandit.attribute_table import AttributeTable, attributes_of
-from bandit.attributes import MAX_TAGS, attributes_of_item, key_of
+from bandit.statistics.attribute_table import AttributeTable, attributes_of
+from bandit.statistics.attributes import MAX_TAGS, attributes_of_item, key_of
 
 
 def of(**features: object) -> tuple[str, bytes]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from bandit.candidates import CATALOGUED, UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, number, unnumbered
 from bandit.errors import InvalidFeatures, InvalidRequest
-from bandit.knowledge import Read
+from bandit.ranking.candidates import CATALOGUED, UNKNOWN, WITHDRAWN, CandidateCache, Catalogued, number, unnumbered
 from bandit.records import Candidate
+from bandit.statistics.knowledge import Read
 
 
 class Catalogue:

@@ -11,9 +11,9 @@ import pytest
 
 from bandit import records
 from bandit.config import Settings
+from bandit.learning.trainer import Trainer
 from bandit.records import ActivateRequest, Feedback, Item, ItemsRequest, RankRequest
 from bandit.store.data import DataDirectory
-from bandit.trainer import Trainer
 from tests.chaos.__main__ import main
 from tests.chaos.audit import audit
 from tests.chaos.ledger import Ledger

@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from bandit.attribute_table import attributes_of
-from bandit.attributes import ItemAttributes, attributes_of_item, key_of
-from bandit.columns import COLUMNS, NAMES, Places, dense_columns, digest_of, told_tastes, viewer_features
-from bandit.profiles import (
+from bandit.statistics.attribute_table import attributes_of
+from bandit.statistics.attributes import ItemAttributes, attributes_of_item, key_of
+from bandit.statistics.columns import COLUMNS, NAMES, Places, dense_columns, digest_of, told_tastes, viewer_features
+from bandit.statistics.folding import TALLY_WIDTH
+from bandit.statistics.profiles import (
     LONG_HALF_LIFE,
     MAX_SEEN,
     MAX_TASTES,
@@ -23,7 +24,6 @@ from bandit.profiles import (
     Viewer,
     length_key,
 )
-from bandit.statistics import TALLY_WIDTH
 
 NOW = 1_800_000_000.0
 

@@ -22,8 +22,8 @@ import pytest
 from pyarrow import parquet
 
 from bandit.errors import InvalidSetting
-from bandit.explore import squarecb
-from bandit.slate import slate_propensity
+from bandit.slate.drawing import slate_propensity
+from bandit.slate.explorers import squarecb
 from replay import demo
 from replay.__main__ import main
 from replay.demo import chart, client, data, report, taste

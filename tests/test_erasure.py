@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from bandit.access.privacy import names_of, pseudonym_of, who_of
 from bandit.config import Settings
-from bandit.privacy import names_of, pseudonym_of, who_of
+from bandit.learning.trainer import Trainer
 from bandit.records import ActivateRequest, Base, Feedback, ItemFeedback, RankRequest, User
 from bandit.service import Service
 from bandit.store.bases import bases
@@ -24,7 +25,6 @@ from bandit.store.erasures import unfinished
 from bandit.store.models import newest_models
 from bandit.store.scrub import scrub
 from bandit.store.statistics import newest_epoch, stored_viewer
-from bandit.trainer import Trainer
 from replay.rebuild import rebuild
 from tests.conftest import Api, Clock, Loop
 from tests.service import ROOT, RunningService, wait_for
@@ -272,7 +272,7 @@ def test_a_trainer_that_starts_again_goes_on_alike(lived: Loop, tmp_path: Path) 
 
 def test_a_held_model_does_not_stop_an_erasure(lived: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     good = newest_models(lived.data.log)[0].digest
-    from bandit.guard import Fault
+    from bandit.learning.guard import Fault
 
     monkeypatch.setattr(lived.trainer._gate, "look", lambda *_, **__: Fault("drift", "it moved too far"))
     play(lived, STAYS, 3, start=20)
@@ -310,11 +310,11 @@ def test_a_kill_at_any_step_is_gone_on_from(lived: Loop, step: str, tmp_path: Pa
     code = f"""
     import os, signal, sys
     from pathlib import Path
-    from bandit import housekeeping
+    from bandit.learning import housekeeping
     from bandit.config import Settings
     from bandit.store import bases
     from bandit.store.data import DataDirectory
-    from bandit.trainer import Trainer
+    from bandit.learning.trainer import Trainer
 
     step = sys.argv[2]
     def killed(*_, **__):

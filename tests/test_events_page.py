@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bandit.apps import app_and_id
+from bandit.access.apps import app_and_id
 from bandit.records import EventReply, RankRequest, User
-from bandit.reward import Formula
+from bandit.reward.formula import Formula
 from bandit.service import Service
 from bandit.web.pages.story import Story, signals_of, tell, terms_of
 from tests.conftest import Api, Loop

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from msgspec import Raw
 
-from bandit.explain import SHARED, contributions
-from bandit.features import hash_resolved, resolve_item, resolve_shared
-from bandit.item_table import ItemTable
-from bandit.learner import Learner
-from bandit.model_args import ModelArgs
+from bandit.features.hashing import hash_resolved, resolve_item, resolve_shared
+from bandit.features.item_table import ItemTable
+from bandit.features.model_args import ModelArgs
+from bandit.learning.learner import Learner
+from bandit.ranking.explain import SHARED, contributions
+from bandit.ranking.scorer import score, weights_from_model
 from bandit.records import Features, Item, ItemsRequest
-from bandit.scorer import score, weights_from_model
 from tests.conftest import Api, Loop
 
 ITEM: Features = {"creator": "c1", "length": 0.5, "tags": ["cats", "dogs"], "sound": {"bpm": 120, "name": "x"}}

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bandit.config import Config, EpsilonGreedy, Softmax, SquareCB
-from bandit.exploration import Exploration, budget_of, expected_share, warnings_of
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from bandit.records import Decision
-from bandit.slate import ELIGIBLE, INELIGIBLE, draw_slate, limited, slate_propensity, slot_probabilities
+from bandit.slate.drawing import ELIGIBLE, INELIGIBLE, draw_slate, limited, slate_propensity, slot_probabilities
+from bandit.slate.exploration import Exploration, budget_of, expected_share, warnings_of
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from bandit.store.events import find_decision
 from tests.conftest import Api, Loop
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bandit.errors import InvalidConfig
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
-from bandit.slate import slot_probabilities
+from bandit.slate.drawing import slot_probabilities
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 
 Array = NDArray[Any]
 Lines = list[str]

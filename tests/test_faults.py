@@ -24,10 +24,10 @@ import pytest
 
 from bandit.config import Settings
 from bandit.errors import CorruptModel
+from bandit.learning.trainer import Trainer
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.store.models import newest_models
-from bandit.trainer import Trainer
 from bandit.web.app import create_app
 from tests.conftest import Api, Clock, Loop
 from tests.service import Reply, RunningService, wait_for

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from vowpalwabbit.pyvw import Workspace, pylibvw
 
 from bandit.errors import InvalidFeatures
-from bandit.features import HashedFeatures, hash_item, hash_resolved, murmur3, resolve_item, resolve_shared
-from bandit.item_table import ItemTable, TableFull, TableView, parse_features
-from bandit.model_args import FIXED
-from bandit.tokenizer import hash_object, new_work
+from bandit.features.hashing import HashedFeatures, hash_item, hash_resolved, murmur3, resolve_item, resolve_shared
+from bandit.features.item_table import ItemTable, TableFull, TableView, parse_features
+from bandit.features.model_args import FIXED
+from bandit.features.tokenizer import hash_object, new_work
 
 BITS = 22
 MASK = (1 << BITS) - 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandit.errors import EmptySlate
-from bandit.filling import kept_for_others
+from bandit.ranking.filling import kept_for_others
 
 ITEMS = "abcde"
 SLOTS = st.lists(st.sets(st.sampled_from(ITEMS)), min_size=1, max_size=5)

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from bandit import records
 from bandit.config import Config, ConstantWeight, IpsWeight, LiveConfig
-from bandit.fold import Fold, Joined, Lesson, Record, closes_at
+from bandit.learning.fold import Fold, Joined, Lesson, Record, closes_at
 from bandit.records import ActivateRequest, Decision, Feedback, ItemFeedback, Slot
 from bandit.store.configs import ConfigRecord, read_config
 

@@ -14,18 +14,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from bandit.columns import NAMES
 from bandit.commands.models import main as models_command
 from bandit.config import Config, Softmax
-from bandit.guard import Guard, alpha_of_release, find_fault, probe_anchor
-from bandit.probe import Probe
+from bandit.learning.guard import Guard, alpha_of_release, find_fault, probe_anchor
+from bandit.learning.probe import Probe
+from bandit.learning.trainer import HalfLearned, Trainer
+from bandit.ranking.scorer import _RECORD, dense_indices, read_state
 from bandit.records import Candidate, Decision, Feedback, ItemFeedback, RankRequest, ReleaseRequest, User
-from bandit.rules import Seen
-from bandit.scorer import _RECORD, dense_indices, read_state
 from bandit.service import Service
+from bandit.slate.rules import Seen
+from bandit.statistics.columns import NAMES
 from bandit.store.models import newest_models
 from bandit.store.serving import last_hold, serving, voids
-from bandit.trainer import HalfLearned, Trainer
 from bandit.web.app import create_app
 from replay.rebuild import rebuild
 from tests.conftest import Api, Loop
@@ -225,7 +225,7 @@ def test_a_trainer_that_dies_while_it_holds_folds_to_the_same(
     with monkeypatch.context() as patch:
         poison(taught, patch, a_nan)
         if where == "before the record":
-            patch.setattr("bandit.trainer.append_hold", die)
+            patch.setattr("bandit.learning.trainer.append_hold", die)
         elif where == "after the record":
             patch.setattr(taught.trainer, "_go_back", die)
         else:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
+from bandit.access.keys import Scope, digest_of, new_key
 from bandit.config import Settings, read_settings
 from bandit.errors import InvalidSetting, NoKeys, RateLimited
-from bandit.keys import Scope, digest_of, new_key
 from bandit.store.data import DataDirectory
 from bandit.store.keys import all_keys, changing, revoke_key
 from bandit.supervisor import check_keys

@@ -14,10 +14,10 @@ import pytest
 from vowpalwabbit.pyvw import Workspace
 
 from bandit.errors import CorruptModel, InvalidRequest
-from bandit.features import resolve_item, resolve_shared
-from bandit.learner import Learner
-from bandit.model_args import ModelArgs
-from bandit.scorer import read_state, weights_from_model
+from bandit.features.hashing import resolve_item, resolve_shared
+from bandit.features.model_args import ModelArgs
+from bandit.learning.learner import Learner
+from bandit.ranking.scorer import read_state, weights_from_model
 
 ROOT = Path(__file__).resolve().parent.parent
 ARGS = ["-b 12 -q UI -q CI", "-b 12 --cubic :::", "-b 12 -q :: --l1 1e-4 --l2 1e-3", "-b 12 --power_t 0.3 -l 0.1"]
@@ -182,8 +182,8 @@ import sys
 from pathlib import Path
 import psutil
 from bandit.errors import BanditError
-from bandit.learner import Learner
-from bandit.model_args import ModelArgs
+from bandit.learning.learner import Learner
+from bandit.features.model_args import ModelArgs
 from tests.test_learner import lessons
 
 args, scratch = ModelArgs.parse("-b 14 -q UI -q CI"), Path(sys.argv[1])

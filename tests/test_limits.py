@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bandit.features import MAX_FEATURES, MAX_TEXT_CHARS
+from bandit.features.hashing import MAX_FEATURES, MAX_TEXT_CHARS
 from bandit.records import (
     MAX_CANDIDATES,
     MAX_EVENTS_A_CALL,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bandit.errors import LogUnavailable
+from bandit.learning.one_sided import LowerBound
 from bandit.loop.check import DAYS_A_FALSE_ALARM, Check
 from bandit.loop.comparison import (
     GROUPS,
@@ -41,7 +42,6 @@ from bandit.loop.counts import (
     SLOTS,
     Stretch,
 )
-from bandit.one_sided import LowerBound
 from bandit.records import ActivateRequest, Candidate, Decision, Feedback, ItemFeedback, RankRequest, User
 from bandit.store.data import DataDirectory
 from bandit.store.loop import loop_state, stretches

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandit.errors import UnsupportedArgument
-from bandit.model_args import ALLOWED, ModelArgs
+from bandit.features.model_args import ALLOWED, ModelArgs
 
 
 def test_nothing_means_vws_defaults():

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from bandit.access.keys import ID_BYTES, SECRET_BYTES, Key, digest_of, new_key
 from bandit.config import Settings
-from bandit.keys import ID_BYTES, SECRET_BYTES, Key, digest_of, new_key
 from bandit.records import ErrorReply
 from bandit.store.data import DataDirectory
 from bandit.store.keys import add_key

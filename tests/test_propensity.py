@@ -21,11 +21,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bandit.attribute_table import attributes_of
-from bandit.binding import UNRESTRICTED, Marks, Restrictions, bind
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
-from bandit.rules import Cap, Duplicates, Quota, Rule, Seen, Spacing
-from bandit.slate import (
+from bandit.slate.binding import UNRESTRICTED, Marks, Restrictions, bind
+from bandit.slate.drawing import (
     ELIGIBLE,
     INELIGIBLE,
     UNSCORED,
@@ -35,6 +32,9 @@ from bandit.slate import (
     slate_propensity,
     slot_probabilities,
 )
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
+from bandit.slate.rules import Cap, Duplicates, Quota, Rule, Seen, Spacing
+from bandit.statistics.attribute_table import attributes_of
 
 Array = NDArray[Any]
 Slots = tuple[int, ...]

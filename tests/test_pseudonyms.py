@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bandit.access.privacy import pseudonym_of
 from bandit.config import Settings
-from bandit.privacy import pseudonym_of
 from bandit.store.data import DataDirectory
 from bandit.web.app import create_app
 from replay.rebuild import rebuild

@@ -17,10 +17,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from bandit.attributes import attributes_of_item
 from bandit.config import Settings
 from bandit.errors import EmptySlate, LogUnavailable
-from bandit.profiles import Viewer
+from bandit.learning.trainer import Trainer
 from bandit.progress import Progress
 from bandit.records import (
     ActivateRequest,
@@ -33,11 +32,12 @@ from bandit.records import (
     User,
     UserRecord,
 )
+from bandit.statistics.attributes import attributes_of_item
+from bandit.statistics.profiles import Viewer
 from bandit.store.data import DataDirectory
 from bandit.store.log import EventLog
 from bandit.store.reading import ReadOnlyLog
 from bandit.store.statistics import put_user
-from bandit.trainer import Trainer
 from replay.__main__ import main
 from replay.rebuild import NotALog, rebuild
 from tests.conftest import Clock, Loop
@@ -78,7 +78,7 @@ def test_the_arguments_say_where_features_of_items_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vw: str, namespace: str
 ) -> None:
     """The trainer, the kernel that scores, explanations and rebuild agree, also in directories begun before."""
-    monkeypatch.setattr("bandit.ranker.EXPLAINED", 1_000)
+    monkeypatch.setattr("bandit.ranking.ranker.EXPLAINED", 1_000)
     clock = Clock()
     loop = Loop(DataDirectory(Settings(tmp_path, durable=False, vw=vw), clock=clock), clock)
     loop.service.put_items(ItemsRequest([Item("v1", Raw(b'{"mood":"calm","creator":"a"}')), Item("v2")]))
@@ -501,7 +501,7 @@ def test_viewers_that_were_let_go_from_memory_come_back_as_they_were(
     short_windows(loop)
     Crowd(loop, seed=3).play(40)
     loop.end_windows()
-    monkeypatch.setattr("bandit.statistics.MAX_KEPT_VIEWERS", 2)
+    monkeypatch.setattr("bandit.statistics.folding.MAX_KEPT_VIEWERS", 2)
     monkeypatch.setattr("replay.spill.WORTH_IT", 1_000)
     assert rebuild(loop.data.path).ok
 

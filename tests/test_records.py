@@ -13,7 +13,6 @@ MANY_FIRST_USES = """
 import sys, threading
 import msgspec
 from bandit import records
-
 sys.setswitchinterval(1e-6)
 for number in range(150):
     fields = [(f"f{k}", int | str, 0) for k in range(30)]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bandit.learning.trainer import HalfLearned, Trainer
 from bandit.service import Service
 from bandit.store.bases import bases
 from bandit.store.models import newest_models
-from bandit.trainer import HalfLearned, Trainer
 from replay.rebuild import rebuild
 from tests.conftest import Api, Loop
 from tests.service import RunningService

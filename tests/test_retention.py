@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bandit import housekeeping
 from bandit.config import Settings
+from bandit.learning import housekeeping
 from bandit.records import Feedback, ItemFeedback, RankRequest, User
 from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
@@ -168,10 +168,10 @@ def test_a_kill_between_two_deletions_is_gone_on_from(tmp_path: Path, clock: Clo
     code = f"""
     import os, signal, sys
     from pathlib import Path
-    from bandit import housekeeping
+    from bandit.learning import housekeeping
     from bandit.config import Settings
     from bandit.store.data import DataDirectory
-    from bandit.trainer import Trainer
+    from bandit.learning.trainer import Trainer
     housekeeping.FEWEST_RECORDS = 20
     calls = []
     real = housekeeping.delete_before

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from bandit.cli import main
-from bandit.learner import Learner
-from bandit.lessons import Course
+from bandit.learning.learner import Learner
+from bandit.learning.lessons import Course
+from bandit.learning.trainer import hold_trainer_lock
 from bandit.records import RollbackRequest
 from bandit.store.bases import bases
 from bandit.store.models import digest_of, newest_models
 from bandit.store.serving import serving
 from bandit.store.statistics import all_tallies, newest_epoch
-from bandit.trainer import hold_trainer_lock
 from replay.rebuild import rebuild
 from tests.conftest import Loop
 from tests.test_erasure import GONE, STAYS, erase, holds, play

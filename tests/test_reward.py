@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bandit.config import Config, check_config
 from bandit.errors import InvalidFormula
-from bandit.reward import MAX_FORMULA_LENGTH, Formula, combine
+from bandit.reward.formula import MAX_FORMULA_LENGTH, Formula, combine
 
 numbers = st.floats(-1e6, 1e6)
 

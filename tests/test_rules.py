@@ -17,11 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bandit.attribute_table import attributes_of
-from bandit.attributes import Attributes, key_of
-from bandit.binding import BLOCKED_BY, NOTHING, Bound, Marks, bind, blocked_mask, off_interest_mask, seen_mask
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
-from bandit.rules import (
+from bandit.slate.binding import BLOCKED_BY, NOTHING, Bound, Marks, bind, blocked_mask, off_interest_mask, seen_mask
+from bandit.slate.drawing import (
+    ELIGIBLE,
+    INELIGIBLE,
+    UNSCORED,
+    Slate,
+    draw_slate,
+    reserve,
+    slate_propensity,
+    slot_probabilities,
+)
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
+from bandit.slate.rules import (
     Cap,
     Duplicates,
     NotInterested,
@@ -33,16 +41,8 @@ from bandit.rules import (
     name_of,
     rule_faults,
 )
-from bandit.slate import (
-    ELIGIBLE,
-    INELIGIBLE,
-    UNSCORED,
-    Slate,
-    draw_slate,
-    reserve,
-    slate_propensity,
-    slot_probabilities,
-)
+from bandit.statistics.attribute_table import attributes_of
+from bandit.statistics.attributes import Attributes, key_of
 
 Array = NDArray[Any]
 unhurried = settings(deadline=None)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandit.learning.trainer import Trainer
 from bandit.service import Service
 from bandit.store.data import DataDirectory
-from bandit.trainer import Trainer
 from bandit.web.app import create_app
 from replay.errors import BadPolicy, Unsupported
 from replay.events import Assignment, Batch

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from vowpalwabbit.pyvw import Workspace
 
 from bandit.errors import CorruptModel
-from bandit.features import HashedFeatures, hash_resolved, resolve_item, resolve_shared, with_dense
-from bandit.item_table import ItemTable, TableView
-from bandit.learner import Learner
-from bandit.model_args import ModelArgs
-from bandit.scorer import dense_indices, prepare, read_state, score, score_prepared, weights_from_model
+from bandit.features.hashing import HashedFeatures, hash_resolved, resolve_item, resolve_shared, with_dense
+from bandit.features.item_table import ItemTable, TableView
+from bandit.features.model_args import ModelArgs
+from bandit.learning.learner import Learner
+from bandit.ranking.scorer import dense_indices, prepare, read_state, score, score_prepared, weights_from_model
 
 # Relative to the sum S of the absolute terms of each score (or to 1, where that is less). VW adds its n terms
 # up one by one in float32, and may be n * 2**-24 * S off itself. A quarter of that is allowed where it is more

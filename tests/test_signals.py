@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from bandit.config import Config, LiveConfig, Signal, check_config
 from bandit.errors import InvalidConfig
-from bandit.fold import configured_reward
-from bandit.presets import DEFAULT, PRESETS, resolved
-from bandit.reward import Formula
-from bandit.signals import MOST_REWATCH, Lengths, Watch, WatchRow, WatchTable, derive, faults_of, worth
+from bandit.learning.fold import configured_reward
+from bandit.reward.formula import Formula
+from bandit.reward.presets import DEFAULT, PRESETS, resolved
+from bandit.reward.signals import MOST_REWATCH, Lengths, Watch, WatchRow, WatchTable, derive, faults_of, worth
 from tests.conftest import Api, Loop, watch_worth
 from tests.test_config_api import get, put
 from tests.test_feedback import rank, send, slots_of

@@ -16,9 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import bandit.slate
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
-from bandit.slate import (
+import bandit.slate.drawing
+from bandit.slate.drawing import (
     ELIGIBLE,
     INELIGIBLE,
     UNSCORED,
@@ -29,6 +28,7 @@ from bandit.slate import (
     slate_propensity,
     slot_probabilities,
 )
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 
 Array = NDArray[Any]
 
@@ -311,7 +311,7 @@ def test_arrays_and_counts_that_make_no_sense_are_refused() -> None:
 
 
 def test_any_layout_of_arrays_gives_the_same_slate_and_compiles_nothing() -> None:
-    kernel: Any = bandit.slate._draw
+    kernel: Any = bandit.slate.drawing._draw
     expected = SIMPLE.draw(5)
     compiled = len(kernel.signatures)
     frozen = SIMPLE.scores.copy()
@@ -412,7 +412,7 @@ def test_the_scoring_order_is_a_permutation(seed: int, n: int) -> None:
 
 def test_kernels_call_no_kernel_of_another_file() -> None:
     """Numba's cache does not see a change in another file: a stale kernel would record wrong propensities."""
-    tree = ast.parse(Path(bandit.slate.__file__).read_text())
+    tree = ast.parse(Path(bandit.slate.drawing.__file__).read_text())
     kernels = {
         node.name: node
         for node in tree.body

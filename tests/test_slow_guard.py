@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from bandit.config import Config, EpsilonGreedy, Settings
-from bandit.guard import Guard, SlowGuard, alpha_of_release
-from bandit.one_sided import LowerBound
+from bandit.learning.guard import Guard, SlowGuard, alpha_of_release
+from bandit.learning.one_sided import LowerBound
+from bandit.learning.trainer import Trainer
+from bandit.ranking.scorer import _RECORD, read_state, weights_from_model
 from bandit.records import Feedback, ItemFeedback, Publish, RankRequest, ReleaseRequest
-from bandit.scorer import _RECORD, read_state, weights_from_model
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.store.models import append_publish, newest_models
 from bandit.store.serving import serving
-from bandit.trainer import Trainer
 from replay.__main__ import main
 from replay.guard import Comparing
 from replay.guard import SlowGuard as Watcher

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from bandit import records
-from bandit.attribute_table import attributes_of
-from bandit.attributes import key_of
-from bandit.columns import NAMES, Places, dense_columns, digest_of
-from bandit.learner import Learner
-from bandit.lessons import Course
-from bandit.offered import Offered
-from bandit.profiles import Tastes
+from bandit.learning.learner import Learner
+from bandit.learning.lessons import Course
+from bandit.learning.trainer import Trainer
 from bandit.records import Decision
-from bandit.statistics import NEGATIVE, OFFERED, REWARD, SEEN, SHOWN, TOTAL, Statistics
+from bandit.statistics.attribute_table import attributes_of
+from bandit.statistics.attributes import key_of
+from bandit.statistics.columns import NAMES, Places, dense_columns, digest_of
+from bandit.statistics.folding import NEGATIVE, OFFERED, REWARD, SEEN, SHOWN, TOTAL, Statistics
+from bandit.statistics.offered import Offered
+from bandit.statistics.profiles import Tastes
 from bandit.store.data import DataDirectory
 from bandit.store.events import find_decision
 from bandit.store.items import versions
 from bandit.store.statistics import all_tallies, newest_epoch, stored_viewer
-from bandit.trainer import Trainer
 from tests.conftest import Api, Clock, Loop
 
 # ---------------------------------------------------------------- approximate counts

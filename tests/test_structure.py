@@ -19,43 +19,20 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "pure",
         frozenset(
             {
-                "bandit.apps",
-                "bandit.attribute_table",
-                "bandit.attributes",
-                "bandit.binding",
-                "bandit.columns",
+                "bandit.access",
                 "bandit.config",
                 "bandit.differences",
                 "bandit.experiments",
-                "bandit.exploration",
-                "bandit.explore",
                 "bandit.features",
-                "bandit.filling",
-                "bandit.fold",
-                "bandit.guard",
-                "bandit.keys",
-                "bandit.limits",
+                "bandit.learning.fold",
+                "bandit.learning.guard",
+                "bandit.learning.one_sided",
                 "bandit.logs",
                 "bandit.loop",
-                "bandit.loop.check",
-                "bandit.loop.comparison",
-                "bandit.loop.counts",
-                "bandit.loop.report",
-                "bandit.loop.words",
-                "bandit.model_args",
-                "bandit.nested",
-                "bandit.offered",
-                "bandit.one_sided",
-                "bandit.presets",
-                "bandit.privacy",
-                "bandit.profiles",
+                "bandit.ranking.filling",
                 "bandit.reward",
-                "bandit.rules",
-                "bandit.signals",
-                "bandit.ruling",
                 "bandit.slate",
                 "bandit.statistics",
-                "bandit.tokenizer",
                 "bandit.wording",
             }
         ),
@@ -64,24 +41,26 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "engine and store",
         frozenset(
             {
-                "bandit.candidates",
-                "bandit.entry",
-                "bandit.explain",
-                "bandit.housekeeping",
-                "bandit.item_table",
-                "bandit.knowledge",
-                "bandit.learner",
-                "bandit.learners",
-                "bandit.lessons",
-                "bandit.probe",
-                "bandit.scorer",
-                "bandit.serving",
+                "bandit.features.item_table",
+                "bandit.learning",
+                "bandit.ranking",
+                "bandit.statistics.knowledge",
+                "bandit.statistics.viewers",
                 "bandit.store",
-                "bandit.viewers",
             }
         ),
     ),
-    ("loops", frozenset({"bandit.personalized", "bandit.ranker", "bandit.retraining", "bandit.trainer"})),
+    (
+        "loops",
+        frozenset(
+            {
+                "bandit.learning.retraining",
+                "bandit.learning.trainer",
+                "bandit.ranking.personalized",
+                "bandit.ranking.ranker",
+            }
+        ),
+    ),
     ("service", frozenset({"bandit.health", "bandit.service"})),
     ("web", frozenset({"bandit.web"})),
     ("replay", frozenset({"replay"})),
@@ -99,7 +78,7 @@ DOORS: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"bandit.store"}),
     "sqlite_utils": frozenset({"bandit.store"}),
     "vowpalwabbit": frozenset(
-        {"bandit.learner", "replay.policies.learning", "replay.policies.vw_model", "replay.simulate.ccb"}
+        {"bandit.learning.learner", "replay.policies.learning", "replay.policies.vw_model", "replay.simulate.ccb"}
     ),
 }
 
@@ -191,7 +170,7 @@ def closed_doors(name: str, imported: set[str]) -> list[str]:
 
 HOUSE = house_files()
 IMPORTS = {name: imports_of(name, path) for name, path in HOUSE.items()}
-PURE = sorted(dict(LAYERS)["pure"] & set(HOUSE))
+PURE = sorted(name for name in HOUSE if LAYERS[layer_of(name) or 0][0] == "pure")
 
 
 def test_every_module_is_placed() -> None:
@@ -235,23 +214,23 @@ def test_pure_modules_take_time_and_randomness_as_arguments(name: str) -> None:
 
 def test_an_upward_import_is_seen() -> None:
     imports = {
-        "bandit.slate": {"bandit.store.log.append", "math"},
+        "bandit.slate.drawing": {"bandit.store.log.append", "math"},
         "bandit.store": set(),
-        "bandit.store.log": {"bandit.slate.draw_slate"},
+        "bandit.store.log": {"bandit.slate.drawing.draw_slate"},
     }
-    assert upward_imports(imports) == ["bandit.slate (pure) imports bandit.store.log (engine and store)"]
+    assert upward_imports(imports) == ["bandit.slate.drawing (pure) imports bandit.store.log (engine and store)"]
 
 
 def test_bandit_importing_replay_is_seen_from_any_layer() -> None:
-    imports = {"bandit.web": {"replay.rebuild"}, "bandit.learner": {"replay"}}
+    imports = {"bandit.web": {"replay.rebuild"}, "bandit.learning.learner": {"replay"}}
     imports |= {"replay.rebuild": set(), "replay": set()}
     assert len(upward_imports(imports)) == 2
 
 
 def test_a_closed_door_is_seen() -> None:
-    assert closed_doors("bandit.trainer", {"vowpalwabbit.pyvw", "sqlite3"}) == ["sqlite3", "vowpalwabbit"]
+    assert closed_doors("bandit.learning.trainer", {"vowpalwabbit.pyvw", "sqlite3"}) == ["sqlite3", "vowpalwabbit"]
     assert closed_doors("bandit.store.log", {"sqlite3.connect", "sqlite_utils"}) == []
-    assert closed_doors("bandit.learner", {"vowpalwabbit.pyvw"}) == []
+    assert closed_doors("bandit.learning.learner", {"vowpalwabbit.pyvw"}) == []
     assert closed_doors("replay.rebuild", {"sqlite3"}) == ["sqlite3"]
 
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from bandit import records
 from bandit.config import Config, IpsWeight, Settings
 from bandit.errors import DataDirectoryInUse, LogUnavailable
+from bandit.learning.trainer import IDLE_PUBLISH_S, HalfLearned, Trainer, hold_trainer_lock
+from bandit.ranking.scorer import read_state
 from bandit.records import ActivateRequest, Candidate, Feedback, ItemFeedback, ItemsRequest, RankRequest, User
-from bandit.scorer import read_state
 from bandit.service import Service
 from bandit.store.data import DataDirectory
 from bandit.store.models import newest_models, trainer_state
-from bandit.trainer import IDLE_PUBLISH_S, HalfLearned, Trainer, hold_trainer_lock
 from replay.rebuild import rebuild
 from tests.conftest import Clock, Loop
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from bandit.access.privacy import names_of, who_of
 from bandit.commands.shared import DONE, NO, add_data, ended, opened
-from bandit.privacy import names_of, who_of
 from bandit.store.directory import read_secret
 from bandit.store.erasures import ask_erasure, erasure_at
 

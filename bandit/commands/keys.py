@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
+from bandit.access.keys import ID_BYTES, SECRET_BYTES, Key, checked_app, checked_scopes, digest_of, new_key
 from bandit.commands.shared import DONE, add_data, ended
 from bandit.errors import InvalidKey
-from bandit.keys import ID_BYTES, SECRET_BYTES, Key, checked_app, checked_scopes, digest_of, new_key
 from bandit.store.directory import make_directory
 from bandit.store.keys import add_key, all_keys, changing, revoke_key
 from bandit.store.log import EventLog

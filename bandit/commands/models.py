@@ -13,10 +13,10 @@ import numpy as np
 
 from bandit.commands.shared import DONE, add_data, ended, opened, stamp
 from bandit.errors import InvalidSetting
-from bandit.model_args import ModelArgs
+from bandit.features.model_args import ModelArgs
+from bandit.learning.serving import release, roll_back, serving_reply, with_files
+from bandit.ranking.scorer import weights_from_model
 from bandit.records import ReleaseRequest, RollbackRequest
-from bandit.scorer import weights_from_model
-from bandit.serving import release, roll_back, serving_reply, with_files
 from bandit.store.bases import bases
 from bandit.store.log import EventLog
 from bandit.store.models import ModelFiles, PublishedModel

@@ -14,13 +14,13 @@ from typing import Final
 from bandit.commands.shared import DONE, add_data, check_data, ended, opened
 from bandit.config import Settings
 from bandit.errors import InvalidSetting
+from bandit.learning.retraining import retrain
+from bandit.learning.trainer import Trainer, hold_trainer_lock
 from bandit.progress import Progress
-from bandit.retraining import retrain
 from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import unfinished
 from bandit.supervisor import hold_directory
-from bandit.trainer import Trainer, hold_trainer_lock
 
 NAME: Final = "retrain"
 

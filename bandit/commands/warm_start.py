@@ -12,9 +12,9 @@ from bandit.commands.retrain import alone
 from bandit.commands.shared import DONE, add_data, ended
 from bandit.config import Config, Settings
 from bandit.errors import InvalidSetting
-from bandit.learner import Learner
+from bandit.learning.learner import Learner
+from bandit.learning.retraining import Taught, retrain
 from bandit.progress import Progress
-from bandit.retraining import Taught, retrain
 from bandit.store.configs import all_configs
 from bandit.store.data import DataDirectory
 from bandit.store.directory import make_directory

@@ -2,7 +2,7 @@
 
 At each slot, given what stands above it, a target's draw is weighed against the logged one: w = its probability of what
 stands there over the recorded one. Differences are in reward a slot, of one slot at a time: what an item does to the
-slots below it is not compared. Bounds hold at all looks together, see `bandit.one_sided`.
+slots below it is not compared. Bounds hold at all looks together, see `bandit.learning.one_sided`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct, field
 from numpy.typing import NDArray
 
-from bandit.one_sided import Evidence, LowerBound
+from bandit.learning.one_sided import Evidence, LowerBound
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

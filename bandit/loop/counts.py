@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from bandit.config import LiveConfig
-from bandit.fold import Ended, Lesson
+from bandit.learning.fold import Ended, Lesson
 from bandit.loop.check import Check
 from bandit.loop.comparison import GROUPS, SEQUENCE_S, Comparing, Scale, Target
 from bandit.loop.comparison import Sequence as Compared

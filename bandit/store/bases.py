@@ -21,7 +21,7 @@ from msgspec import Struct
 from bandit import records
 from bandit.errors import CorruptModel
 from bandit.records import Base
-from bandit.statistics import TALLY_WIDTH, Tally
+from bandit.statistics.folding import TALLY_WIDTH, Tally
 from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
 from bandit.store.statistics import NO_EPOCH, StoredEpoch, StoredViewer, all_tallies, own_tallies
@@ -137,7 +137,7 @@ class Snapshot:
         return StoredViewer(found.position, found.body)
 
     def body(self, user: str) -> bytes | None:
-        """The same, as `bandit.statistics.Statistics` asks for it."""
+        """The same, as `bandit.statistics.folding.Statistics` asks for it."""
         found = self.viewer(user)
         return None if found is None else found.body
 

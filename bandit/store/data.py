@@ -8,7 +8,7 @@ from collections.abc import Callable
 from bandit import records
 from bandit.config import Config, Settings
 from bandit.errors import InvalidSetting
-from bandit.model_args import ModelArgs
+from bandit.features.model_args import ModelArgs
 from bandit.store.bases import BaseFiles
 from bandit.store.configs import append_config
 from bandit.store.directory import read_secret

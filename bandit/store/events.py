@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from bandit import records
-from bandit.apps import app_and_id
+from bandit.access.apps import app_and_id
 from bandit.errors import IdConflict
-from bandit.fold import closes_at
+from bandit.learning.fold import closes_at
 from bandit.records import (
     ActivateReply,
     ActivateRequest,

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from bandit.access.keys import Key
 from bandit.errors import UnknownKey
-from bandit.keys import Key
 from bandit.store.log import EventLog, Txn
 
 #: Counts changes of the keys. Mapped by every process: looking at it costs less than any query would.

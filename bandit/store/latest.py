@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bandit.apps import SEPARATOR
+from bandit.access.apps import SEPARATOR
 from bandit.store.log import EventLog
 
 #: Where nobody is asked for, so many of the newest records are looked through.
@@ -14,7 +14,7 @@ LOOKED_THROUGH = 20_000
 class Newest(NamedTuple):
     """A decision, and what has become of it so far.
 
-    :ivar stored: its id as it stands in the log, see `bandit.apps`
+    :ivar stored: its id as it stands in the log, see `bandit.access.apps`
     :ivar learned: slots that taught something
     :ivar reward: what these earned on average; None without any
     """

@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlite_utils import Database
 
-from bandit.apps import stored_id
+from bandit.access.apps import stored_id
 from bandit.errors import BanditError, LogUnavailable
 from bandit.store.schema import migrations
 

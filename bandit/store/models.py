@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bandit import records
 from bandit.errors import CorruptModel
 from bandit.experiments import Apart
-from bandit.fold import Lesson
+from bandit.learning.fold import Lesson
 from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
 

@@ -349,7 +349,7 @@ def m013_arm_models(db: Database) -> None:
 
 @migrations()
 def m014_apps(db: Database) -> None:
-    """The views again, with the app of each event apart from its id; see `bandit.apps`."""
+    """The views again, with the app of each event apart from its id; see `bandit.access.apps`."""
     at = "strftime('%Y-%m-%dT%H:%M:%fZ', ts, 'unixepoch')"
     app = "substr({0}, 1, max(instr({0}, char(31)) - 1, 0))"
     own = "substr({0}, instr({0}, char(31)) + 1)"

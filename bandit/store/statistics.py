@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bandit import records
-from bandit.statistics import Statistics, Tally
+from bandit.statistics.folding import Statistics, Tally
 from bandit.store.log import EventLog, LogRow, Txn
 
 # Of one viewer, so many records since what was published of them are read; the newest count.
@@ -200,7 +200,7 @@ def names_of(log: EventLog, keys: Sequence[int]) -> Mapping[int, tuple[str, str]
 
 
 class TopItem(NamedTuple):
-    """An item and what was counted of it, as of the newest epoch; ``tally`` as in `bandit.statistics`."""
+    """An item and what was counted of it, as of the newest epoch; ``tally`` as in `bandit.statistics.folding`."""
 
     id: str
     tally: Tally

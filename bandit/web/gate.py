@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from bandit.access.keys import NOBODYS, SCOPES, Key, fits, id_in
+from bandit.access.limits import TokenBucket
 from bandit.config import is_loopback
 from bandit.errors import Forbidden, RateLimited, Unauthorized
-from bandit.keys import NOBODYS, SCOPES, Key, fits, id_in
-from bandit.limits import TokenBucket
 from bandit.store.data import DataDirectory
 from bandit.store.keys import KeyRing
 from bandit.web.routing import Caller, Incoming, Route

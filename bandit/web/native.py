@@ -12,7 +12,6 @@ from bandit import records
 from bandit.config import Config, LiveConfig
 from bandit.errors import InvalidRequest, VersionMismatch, VersionRequired
 from bandit.loop.report import LoopReply
-from bandit.presets import PRESETS, PresetsReply
 from bandit.records import (
     ActivateReply,
     ActivateRequest,
@@ -36,6 +35,7 @@ from bandit.records import (
     UserReply,
     UserRequest,
 )
+from bandit.reward.presets import PRESETS, PresetsReply
 from bandit.service import Service
 from bandit.web import metrics
 from bandit.web.routing import Answer, Incoming, Route, check_event_id

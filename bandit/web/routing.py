@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 from bandit import records
+from bandit.access.keys import Scope
 from bandit.errors import InvalidRequest
-from bandit.keys import Scope
 
 JSON: Final = "application/json"
 HTML: Final = "text/html; charset=utf-8"

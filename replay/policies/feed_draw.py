@@ -7,9 +7,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.binding import NOTHING, Bound
-from bandit.explore import Explorer
-from bandit.slate import ELIGIBLE, slate_propensity, slot_probabilities
+from bandit.slate.binding import NOTHING, Bound
+from bandit.slate.drawing import ELIGIBLE, slate_propensity, slot_probabilities
+from bandit.slate.explorers import Explorer
 from replay.errors import Unsupported
 from replay.events import F64, U8
 from replay.readers.service_feeds import Feeds

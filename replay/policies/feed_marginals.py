@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from bandit.slate import ELIGIBLE, INELIGIBLE, draw_slate, slate_propensity
+from bandit.slate.drawing import ELIGIBLE, INELIGIBLE, draw_slate, slate_propensity
 from replay.events import F64, I64, U8, U64, hash_key, mixed
 from replay.policies.feed_draw import Draw
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.errors import CorruptModel, UnsupportedArgument
-from bandit.features import hash_resolved
-from bandit.lessons import READ_AT_ONCE
-from bandit.model_args import ModelArgs
-from bandit.ranker import DENSE_IDX
+from bandit.features.hashing import hash_resolved
+from bandit.features.model_args import ModelArgs
+from bandit.learning.lessons import READ_AT_ONCE
+from bandit.ranking.ranker import DENSE_IDX
+from bandit.ranking.scorer import read_state, score, weights_from_model
 from bandit.records import Decision
-from bandit.scorer import read_state, score, weights_from_model
 from bandit.store.log import LogRow
 from bandit.store.models import PublishedModel, digest_of
 from replay.beginning import beginning

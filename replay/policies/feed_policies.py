@@ -7,11 +7,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from bandit.binding import Bound
 from bandit.config import Config, Drawing, ExplorerConfig, at_door
-from bandit.exploration import Exploration
-from bandit.explore import epsilon_greedy
-from bandit.slate import limited
+from bandit.slate.binding import Bound
+from bandit.slate.drawing import limited
+from bandit.slate.exploration import Exploration
+from bandit.slate.explorers import epsilon_greedy
 from replay.errors import BadPolicy
 from replay.events import F64, I64, Assignment, Batch, Log, Needs, event_of_slot
 from replay.policies.feed_draw import Draw

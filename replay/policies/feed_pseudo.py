@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.slate import draw_slate
+from bandit.slate.drawing import draw_slate
 from replay.events import F64, I64, U64
 from replay.policies.feed_draw import Draw
 from replay.policies.feed_marginals import Level, second_moments, shown

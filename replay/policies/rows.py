@@ -10,13 +10,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from bandit.explore import EPSILON_GREEDY, GREEDY, SOFTMAX, SQUARECB, Explorer
-from bandit.features import HashedFeatures
-from bandit.item_table import TableView
-from bandit.model_args import ModelArgs
-from bandit.scorer import score
-from bandit.slate import slot_probabilities
-from bandit.tokenizer import hash_object, new_work
+from bandit.features.hashing import HashedFeatures
+from bandit.features.item_table import TableView
+from bandit.features.model_args import ModelArgs
+from bandit.features.tokenizer import hash_object, new_work
+from bandit.ranking.scorer import score
+from bandit.slate.drawing import slot_probabilities
+from bandit.slate.explorers import EPSILON_GREEDY, GREEDY, SOFTMAX, SQUARECB, Explorer
 from replay.events import F64, I64, event_of_slot
 
 MOST_TEXTS: Final = 200_000
@@ -163,7 +163,7 @@ def _merge(  # type: ignore[no-untyped-def]
 def explored(values: NDArray[np.float32], starts: I64, *, explorer: Explorer, shortlist: int, floor: float) -> F64:
     """Probability of every candidate of every slot; shape (C,).
 
-    As :func:`bandit.slate.slot_probabilities` has it, slot by slot; without a shortlist in one go.
+    As :func:`bandit.slate.drawing.slot_probabilities` has it, slot by slot; without a shortlist in one go.
 
     :param values: shape (C,), finite scores
     :param starts: shape (S + 1,)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from vowpalwabbit import Workspace
 
 from bandit.errors import CorruptModel, InvalidConfig, UnsupportedArgument
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb
-from bandit.model_args import WILDCARD, ModelArgs
-from bandit.scorer import read_state, weights_from_model
+from bandit.features.model_args import WILDCARD, ModelArgs
+from bandit.ranking.scorer import read_state, weights_from_model
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb
 from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Log, Needs
 from replay.policies.base import PolicyBase, candidate_starts, number, of_chosen, place_of_slot, split_options

@@ -20,11 +20,11 @@ import numpy as np
 from bandit import records
 from bandit.config import LiveConfig
 from bandit.errors import LogUnavailable
-from bandit.fold import Fold, Joined, RewardOf
-from bandit.lessons import READ_AT_ONCE
-from bandit.model_args import ModelArgs
+from bandit.features.model_args import ModelArgs
+from bandit.learning.fold import Fold, Joined, RewardOf
+from bandit.learning.lessons import READ_AT_ONCE
 from bandit.records import Decision
-from bandit.signals import Lengths
+from bandit.reward.signals import Lengths
 from bandit.store.configs import all_configs, read_config
 from bandit.store.events import decisions_at
 from bandit.store.items import versions

@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from bandit.binding import NOTHING, Bound
 from bandit.config import Drawing, LiveConfig
-from bandit.features import HashedFeatures
+from bandit.features.hashing import HashedFeatures
 from bandit.records import Decision
-from bandit.slate import ELIGIBLE, INELIGIBLE
+from bandit.slate.binding import NOTHING, Bound
+from bandit.slate.drawing import ELIGIBLE, INELIGIBLE
 from replay.errors import BadLog
 from replay.events import F64, I64, U8, Candidates, event_of_slot
 from replay.readers.service_items import I32, U32, ItemVersions

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.features import CONTEXT, SLOT, USER
+from bandit.features.hashing import CONTEXT, SLOT, USER
 from bandit.records import Decision
 from replay.errors import BadQuestion
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from bandit.fold import Fold, Lesson, Record
+from bandit.learning.fold import Fold, Lesson, Record
 from bandit.store.log import LogRow
 from bandit.store.reading import ReadOnlyLog
 from replay.errors import BadLog

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit import records
-from bandit.attribute_table import AttributeTable
-from bandit.attributes import Attributes, attributes_of_item
 from bandit.errors import InvalidRequest
-from bandit.features import resolve_item
-from bandit.item_table import ItemTable, TableFull, TableView
+from bandit.features.hashing import resolve_item
+from bandit.features.item_table import ItemTable, TableFull, TableView
+from bandit.statistics.attribute_table import AttributeTable
+from bandit.statistics.attributes import Attributes, attributes_of_item
 from bandit.store.items import versions
 from bandit.store.log import EventLog
 from replay.errors import BadLog

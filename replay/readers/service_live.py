@@ -8,9 +8,9 @@ from typing import Final
 
 from bandit.config import LiveConfig
 from bandit.errors import LogUnavailable
-from bandit.fold import Fold, Joined
-from bandit.lessons import READ_AT_ONCE
-from bandit.signals import Lengths
+from bandit.learning.fold import Fold, Joined
+from bandit.learning.lessons import READ_AT_ONCE
+from bandit.reward.signals import Lengths
 from bandit.store.configs import all_configs, read_config
 from bandit.store.items import versions
 from replay.errors import BadLog

@@ -17,18 +17,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.attribute_table import AttributeTable
-from bandit.attributes import attributes_of_item
-from bandit.columns import NAMES, Places, dense_columns, digest_of, known_to_arm
 from bandit.config import own_label, own_labels
 from bandit.errors import CorruptModel
-from bandit.fold import Fold, Joined
-from bandit.knowledge import EVERYTHING, NOTHING
-from bandit.lessons import READ_AT_ONCE
-from bandit.profiles import NO_TASTES, Tastes, Viewer
+from bandit.learning.fold import Fold, Joined
+from bandit.learning.lessons import READ_AT_ONCE
 from bandit.records import Decision, StatisticsStamp
-from bandit.signals import Lengths
-from bandit.statistics import TALLY_WIDTH, TOTAL, Statistics
+from bandit.reward.signals import Lengths
+from bandit.statistics.attribute_table import AttributeTable
+from bandit.statistics.attributes import attributes_of_item
+from bandit.statistics.columns import NAMES, Places, dense_columns, digest_of, known_to_arm
+from bandit.statistics.folding import TALLY_WIDTH, TOTAL, Statistics
+from bandit.statistics.knowledge import EVERYTHING, NOTHING
+from bandit.statistics.profiles import NO_TASTES, Tastes, Viewer
 from bandit.store.configs import all_configs, read_config
 from bandit.store.items import versions
 from bandit.store.log import LogRow

@@ -7,10 +7,10 @@ from typing import Final
 
 from bandit.config import LiveConfig
 from bandit.errors import InvalidConfig
-from bandit.fold import RewardOf
-from bandit.presets import resolved
-from bandit.reward import Formula
-from bandit.signals import DERIVED, worth
+from bandit.learning.fold import RewardOf
+from bandit.reward.formula import Formula
+from bandit.reward.presets import resolved
+from bandit.reward.signals import DERIVED, worth
 from replay.errors import BadQuestion
 
 #: In an asked formula, the reward that the client itself sent (unless a signal has this name).

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit import ruling
-from bandit.attributes import Attributes
-from bandit.binding import NOTHING, Bound, Restrictions
-from bandit.explore import greedy
 from bandit.records import Decision
-from bandit.rules import NotInterested, Quota, Rule, Seen, name_of
-from bandit.slate import slot_probabilities
+from bandit.slate import ruling
+from bandit.slate.binding import NOTHING, Bound, Restrictions
+from bandit.slate.drawing import slot_probabilities
+from bandit.slate.explorers import greedy
+from bandit.slate.rules import NotInterested, Quota, Rule, Seen, name_of
+from bandit.statistics.attributes import Attributes
 from replay.errors import BadPolicy
 from replay.readers.service_items import I32, U32, ItemVersions
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandit.columns import NAMES
-from bandit.features import with_dense
+from bandit.features.hashing import with_dense
+from bandit.statistics.columns import NAMES
 from replay.events import Batch
 from replay.readers.service_feeds import Feeds, candidates_of
 

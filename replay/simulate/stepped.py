@@ -12,9 +12,9 @@ import msgspec
 
 from bandit.config import Config, Settings
 from bandit.errors import InvalidConfig
+from bandit.learning.trainer import Trainer
 from bandit.service import Service
 from bandit.store.data import DataDirectory
-from bandit.trainer import Trainer
 
 
 class Clock:

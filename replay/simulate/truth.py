@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bandit.config import Config, LiveConfig
-from bandit.fold import configured_reward
+from bandit.learning.fold import configured_reward
 from replay.errors import BadQuestion
 from replay.simulate import viewing
 from replay.simulate.kernels import I64, Choices, Effects, RewardTable, best_slate, first_rewards, slate_values

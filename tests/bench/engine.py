@@ -11,10 +11,10 @@ import msgspec
 from vowpalwabbit import Workspace
 from vowpalwabbit.pyvw import pylibvw
 
-from bandit.columns import NAMES
-from bandit.features import resolve_item, resolve_shared, with_dense
-from bandit.model_args import ModelArgs
+from bandit.features.hashing import resolve_item, resolve_shared, with_dense
+from bandit.features.model_args import ModelArgs
 from bandit.records import Decision
+from bandit.statistics.columns import NAMES
 from tests.bench.workload import VW, Workload
 
 

@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from bandit.features import resolve_item
-from bandit.learner import Learner
-from bandit.lessons import Course, with_slot
-from bandit.model_args import ModelArgs
+from bandit.features.hashing import resolve_item
+from bandit.features.model_args import ModelArgs
+from bandit.learning.learner import Learner
+from bandit.learning.lessons import Course, with_slot
 from bandit.records import Feedback, ItemFeedback
 from bandit.service import Service
 from tests.bench.engine import catalogued_text, shared_text, text_workspace

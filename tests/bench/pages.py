@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bandit import records
-from bandit.attributes import key_of
 from bandit.config import Settings
-from bandit.fold import Ended
-from bandit.learner import Learner
-from bandit.lessons import Course
+from bandit.learning.fold import Ended
+from bandit.learning.learner import Learner
+from bandit.learning.lessons import Course
+from bandit.learning.trainer import Trainer
 from bandit.loop.counts import DAY, HOUR, LoopCounts
 from bandit.loop.counts import LoopState as State
 from bandit.records import Decision, Feedback, ItemFeedback, Publish, RankRequest
 from bandit.service import Service
-from bandit.statistics import Statistics
+from bandit.statistics.attributes import key_of
+from bandit.statistics.folding import Statistics
 from bandit.store.data import DataDirectory
 from bandit.store.items import versions
 from bandit.store.log import Txn
 from bandit.store.loop import stretch_at, write_loop
 from bandit.store.models import TrainerState, append_publish, newest_models, write_trainer_state
 from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch
-from bandit.trainer import Trainer
 from tests.bench.results import Result
 from tests.bench.session import Session
 from tests.bench.workload import VW, Workload, drain, interleaved, item_id, put_items, quantile

@@ -12,8 +12,8 @@ import msgspec
 from bandit import records
 from bandit.config import LiveConfig
 from bandit.records import RankRequest
-from bandit.rules import Cap, Quota, Rule, default_rules
 from bandit.service import Service
+from bandit.slate.rules import Cap, Quota, Rule, default_rules
 from tests.bench.engine import Engine, catalogued_text, json_event, json_workspace, text_of_json, text_workspace
 from tests.bench.results import Result
 from tests.bench.session import Session

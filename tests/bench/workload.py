@@ -20,10 +20,10 @@ from msgspec import Raw
 
 from bandit import records
 from bandit.config import Settings
+from bandit.learning.trainer import Trainer
 from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, RankRequest
 from bandit.service import Service
 from bandit.store.data import DataDirectory
-from bandit.trainer import Trainer
 
 VW = "-b 18 -q UI -q CI -q hs"
 N_ITEMS = 5_000

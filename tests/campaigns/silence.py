@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bandit import records
 from bandit.config import Config, LiveConfig
-from bandit.fold import Fold, Record, configured_reward
+from bandit.learning.fold import Fold, Record, configured_reward
 from bandit.records import Decision, Feedback, ItemFeedback, Slot
 
 F64 = NDArray[np.float64]

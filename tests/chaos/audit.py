@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from bandit import records
-from bandit.fold import Lesson
-from bandit.learner import Learner
-from bandit.lessons import READ_AT_ONCE, Course
-from bandit.model_args import ModelArgs
+from bandit.features.model_args import ModelArgs
+from bandit.learning.fold import Lesson
+from bandit.learning.learner import Learner
+from bandit.learning.lessons import READ_AT_ONCE, Course
+from bandit.ranking.scorer import read_state
 from bandit.records import Decision, LoggedFeedback
-from bandit.scorer import read_state
 from bandit.store.configs import read_config
 from bandit.store.items import current_items
 from bandit.store.models import ModelFiles, digest_of, newest_models

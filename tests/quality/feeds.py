@@ -251,7 +251,8 @@ def without_decay(seed: int, quick: bool) -> Measured:
 
 def _forget_nothing() -> None:
     """Set every half-life so high that nothing is forgotten; only where no kernel was compiled yet."""
-    for module in map(importlib.import_module, ("bandit.profiles", "bandit.columns", "bandit.statistics")):
+    for part in ("profiles", "columns", "folding"):
+        module = importlib.import_module(f"bandit.statistics.{part}")
         for name in vars(module).copy():
             if name.endswith("HALF_LIFE"):
                 setattr(module, name, 1e15)

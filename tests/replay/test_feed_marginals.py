@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bandit.config import EpsilonGreedy, Greedy, Settings, Softmax, SquareCB
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb
-from bandit.slate import draw_slate
+from bandit.slate.drawing import draw_slate
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb
 from bandit.store.data import DataDirectory
 from replay import evaluate, redraws
 from replay.__main__ import main

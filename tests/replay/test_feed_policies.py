@@ -15,15 +15,15 @@ from msgspec import Raw
 from vowpalwabbit import Workspace
 
 from bandit import records
-from bandit.columns import NAMES
 from bandit.config import Config, EpsilonGreedy, Greedy, Settings, Signal, Softmax, SquareCB, Uniform
-from bandit.explain import contributions
-from bandit.features import with_dense
-from bandit.learner import Learner
-from bandit.model_args import ModelArgs
+from bandit.features.hashing import with_dense
+from bandit.features.model_args import ModelArgs
+from bandit.learning.learner import Learner
+from bandit.ranking.explain import contributions
+from bandit.ranking.scorer import weights_from_model
 from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, Publish, RankReply, RankRequest, User
-from bandit.scorer import weights_from_model
 from bandit.service import Service
+from bandit.statistics.columns import NAMES
 from bandit.store.data import DataDirectory
 from bandit.store.models import ModelFiles, append_publish
 from replay import evaluate

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vowpalwabbit import Workspace
 
-from bandit.explore import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
-from bandit.slate import slot_probabilities
+from bandit.slate.drawing import slot_probabilities
+from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb, uniform
 from replay.errors import BadPolicy
 from replay.events import Batch, Texts
 from replay.policies import parse_policy

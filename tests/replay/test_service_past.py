@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from bandit.columns import NAMES
 from bandit.config import Settings
-from bandit.explain import contributions
-from bandit.features import with_dense
+from bandit.features.hashing import with_dense
+from bandit.ranking.explain import contributions
 from bandit.records import Decision, RankRequest, User, UserRecord
 from bandit.service import Service
+from bandit.statistics.columns import NAMES
 from bandit.store.data import DataDirectory
 from bandit.store.statistics import put_user
 from replay.__main__ import main
@@ -126,7 +126,7 @@ def test_any_order_gives_the_same_though_little_is_kept(crowded: Crowd, monkeypa
     forward = columns(list(range(len(entries))))
     assert columns(list(range(len(entries)))[::-1]) == forward[::-1]
     monkeypatch.setattr(service_past, "KEPT_BYTES", 1)
-    monkeypatch.setattr("bandit.statistics.MAX_KEPT_VIEWERS", 2)
+    monkeypatch.setattr("bandit.statistics.folding.MAX_KEPT_VIEWERS", 2)
     log.past.close()
     assert columns(list(range(len(entries)))) == forward
     assert columns(list(range(0, len(entries), 20))[::-1]) == forward[::20][::-1]

@@ -12,8 +12,8 @@ import pytest
 
 from bandit import records
 from bandit.config import Settings
-from bandit.features import resolve_item, resolve_shared
-from bandit.nested import flat, flat_action, with_slot
+from bandit.features.hashing import resolve_item, resolve_shared
+from bandit.features.nested import flat, flat_action, with_slot
 from bandit.service import Service
 from bandit.store.bases import bases
 from bandit.store.data import DataDirectory

@@ -10,7 +10,7 @@ import pytest
 
 from bandit.config import Config
 from bandit.records import Feedback, Item, ItemFeedback, ItemsRequest, RankRequest
-from bandit.signals import Watch, WatchTable, derive, faults_of
+from bandit.reward.signals import Watch, WatchTable, derive, faults_of
 from replay.__main__ import main
 from replay.errors import BadQuestion
 from replay.events import F64, Needs

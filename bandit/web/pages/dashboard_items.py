@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from bandit.experiments import Experiment
 from bandit.loop.comparison import Mean, ratio_of
 from bandit.service import Service
-from bandit.statistics import COMPLETION, FIRST_AT, NEGATIVE, REWARD, SEEN, SHOWN, WATCHED
+from bandit.statistics.folding import COMPLETION, FIRST_AT, NEGATIVE, REWARD, SEEN, SHOWN, WATCHED
 from bandit.store.items import current_items
 from bandit.store.loop import arm_groups
 from bandit.store.statistics import top_items

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from bandit.errors import InvalidRequest
+from bandit.learning.serving import with_files
 from bandit.records import ReleaseRequest, RollbackRequest, ServingReply
 from bandit.service import Service
-from bandit.serving import with_files
 from bandit.store.models import PublishedModel
 from bandit.store.serving import kept_models
 from bandit.web.pages.curves import when

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from bandit.apps import app_and_id
+from bandit.access.apps import app_and_id
 from bandit.errors import UnknownDecision
 from bandit.records import EventReply
 from bandit.service import Service

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlencode
 
+from bandit.access.keys import SCOPES
 from bandit.errors import Forbidden
-from bandit.keys import SCOPES
 from bandit.service import Service
 from bandit.web.gate import accepted
 from bandit.web.pages.look import page

@@ -12,9 +12,9 @@ import numpy as np
 
 from bandit.config import LiveConfig
 from bandit.records import Decision, EventReply, Feedback, SlotStory
-from bandit.reward import Formula, combine
-from bandit.rules import Seen
-from bandit.signals import LENGTH, derive
+from bandit.reward.formula import Formula, combine
+from bandit.reward.signals import LENGTH, derive
+from bandit.slate.rules import Seen
 
 _MINUS: Final = "\N{MINUS SIGN}"
 #: Two sums of the same numbers differ by no more.

@@ -11,8 +11,8 @@ from msgspec import UNSET
 
 from bandit import records
 from bandit.errors import InvalidFeatures, InvalidRequest
-from bandit.nested import flat, flat_action, with_slot
-from bandit.personalized import PageSlot, Whole
+from bandit.features.nested import flat, flat_action, with_slot
+from bandit.ranking.personalized import PageSlot, Whole
 from bandit.records import ActivateRequest, Decision, Explanation, Features, RankRequest
 from bandit.service import Service
 from bandit.web import metrics

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from bandit import records
 from bandit.config import Config, LiveConfig, Settings, at_door
 from bandit.errors import InvalidConfig, NotFound, NotOffered, UnsupportedArgument, VersionMismatch
-from bandit.model_args import ModelArgs
-from bandit.reward import Aggregation
+from bandit.features.model_args import ModelArgs
+from bandit.reward.formula import Aggregation
 from bandit.service import Service
 from bandit.web.personalizer.types import (
     DateRange,

@@ -1,0 +1,1 @@
+"""Signals become a reward: what is worked out from them, formulas, and presets to begin with. Pure."""

@@ -1,0 +1,1 @@
+"""A slate drawn with exact propensities: explorers, how much they may explore, and the rules that bind them. Pure."""
