@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -399,6 +399,9 @@ class Setting:
     help: str
 
 
+#: Of the learner of a new data directory, if nobody says otherwise.
+VW_ARGUMENTS: Final = "-b 18 -q CI -q CF --ignore_linear CI -l 0.2"
+
 #: Everything a start can be told, by ``--name`` or the environment's ``FEED_BANDIT_NAME``.
 SETTINGS = (
     Setting("data", "data", "directory", "where the log and the models live; made if missing"),
@@ -408,9 +411,10 @@ SETTINGS = (
     Setting("threads", 2, "threads", "requests that one worker handles at the same time"),
     Setting(
         "vw",
-        "-b 18 -q CI -q CF --ignore_linear CI -l 0.2",
+        "auto",
         "VW arguments",
-        "of the learner; fixed for the life of a data directory",
+        "of the learner; fixed for the life of a data directory; auto: those that it was begun with, of a new one "
+        f"{VW_ARGUMENTS!r}",
     ),
     Setting("durable", True, "yes/no", "reply only after fsync; no: a power cut may lose the last second"),
     Setting("publish_ms", 400, "milliseconds", "shortest time between two published models"),
@@ -456,7 +460,7 @@ class Settings:
     port: int = 8080
     workers: int = 1
     threads: int = 2
-    vw: str = "-b 18 -q CI -q CF --ignore_linear CI -l 0.2"
+    vw: str = "auto"
     durable: bool = True
     publish_ms: int = 400
     tick_s: float = 1.0
@@ -582,7 +586,7 @@ def _fault_of(name: str, value: Any) -> str | None:
         return None if value in ("on", "off", "auto") else f"{name} is {value!r}; it must be on, off or auto"
     if name == "log_format":
         return None if value in ("text", "json") else f"log_format is {value!r}; it must be text or json"
-    if name == "vw":
+    if name == "vw" and value != "auto":
         try:
             ModelArgs.parse(value)
         except UnsupportedArgument as error:

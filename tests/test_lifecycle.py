@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from bandit.config import SETTINGS, Settings, read_settings
+from bandit.config import SETTINGS, VW_ARGUMENTS, Settings, read_settings
 from bandit.errors import InvalidSetting
+from bandit.features.model_args import ModelArgs
 from bandit.store.data import DataDirectory
 from tests.service import ROOT, RunningService, call, free_port, own_environ, send, wait_for
 
@@ -129,6 +130,19 @@ def test_the_same_vw_arguments_in_another_spelling_are_the_same(tmp_path: Path) 
     path.mkdir()
     DataDirectory(Settings(path, vw="-b 10 -q UI --cubic UCI")).close()
     DataDirectory(Settings(path, vw="--cubic UCI --quadratic=UI --bit_precision 10")).close()
+
+
+def test_without_vw_arguments_a_directory_goes_on_with_its_own(tmp_path: Path) -> None:
+    DataDirectory(Settings(tmp_path, vw="-b 10 -q UI")).close()
+    settings = read_settings({"data": str(tmp_path)}, {})
+    for each in (settings, read_settings({}, settings.environment())):
+        data = DataDirectory(each)
+        assert data.args.text == ModelArgs.parse("-b 10 -q UI").text
+        data.close()
+    (tmp_path / "new").mkdir()
+    data = DataDirectory(Settings(tmp_path / "new"))
+    assert data.args == ModelArgs.parse(VW_ARGUMENTS)
+    data.close()
 
 
 @pytest.mark.parametrize("garbage", [b"only the name is right" * 400, b"SQLite format 3\0" + b"\xff" * 8_000])

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from bandit.config import Settings
+from bandit.config import VW_ARGUMENTS, Settings
 from bandit.errors import EmptySlate, LogUnavailable
 from bandit.learning.trainer import Trainer
 from bandit.progress import Progress
@@ -72,7 +72,7 @@ def taught(loop: Loop) -> Loop:
 
 
 @pytest.mark.parametrize(
-    ("vw", "namespace"), [(Settings.vw, "F."), ("-b 18 -q CI --ignore_linear C -l 0.2", "I.")], ids=["now", "before"]
+    ("vw", "namespace"), [(VW_ARGUMENTS, "F."), ("-b 18 -q CI --ignore_linear C -l 0.2", "I.")], ids=["now", "before"]
 )
 def test_the_arguments_say_where_features_of_items_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vw: str, namespace: str

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bandit.commands.shared import DONE, add_data, check_data, ended, opened
+from bandit.commands.shared import DONE, add_data, check_data, ended
 from bandit.config import Settings
 from bandit.errors import InvalidSetting
 from bandit.learning.retraining import retrain
 from bandit.learning.trainer import Trainer, hold_trainer_lock
 from bandit.progress import Progress
-from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import unfinished
 from bandit.supervisor import hold_directory
@@ -59,7 +58,7 @@ def alone(path: Path) -> Iterator[DataDirectory]:
     locks = [hold_directory(Settings(path))]
     try:
         locks.append(hold_trainer_lock(path))
-        data = DataDirectory(Settings(path, vw=_arguments(path)))
+        data = DataDirectory(Settings(path))
         try:
             if unfinished(data.log):
                 _carry_out_erasures(data)
@@ -69,11 +68,6 @@ def alone(path: Path) -> Iterator[DataDirectory]:
     finally:
         for lock in locks:
             os.close(lock)
-
-
-def _arguments(path: Path) -> str:
-    with opened(path) as log:
-        return bases(log)[-1].base.arguments
 
 
 def _carry_out_erasures(data: DataDirectory) -> None:

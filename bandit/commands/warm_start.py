@@ -37,23 +37,24 @@ def main(arguments: Sequence[str], teach: Teach) -> int:
     )
     parser.add_argument("logs", nargs="+", type=Path, metavar="LOG", help="dsjson, plain, gzip or zstd; oldest first")
     add_data(parser)
-    parser.add_argument("--vw", metavar="ARGS", help="VW arguments of a new data directory (default: the service's)")
+    parser.add_argument(
+        "--vw", metavar="ARGS", default="auto", help="VW arguments of a new data directory (default: the service's)"
+    )
     given = parser.parse_args(arguments)
     return ended(lambda: _warm_start(given.logs, given.data.resolve(), given.vw, teach))
 
 
-def _warm_start(logs: Sequence[Path], path: Path, vw: str | None, teach: Teach) -> int:
+def _warm_start(logs: Sequence[Path], path: Path, vw: str, teach: Teach) -> int:
     for log in logs:
         if not log.is_file():
             raise InvalidSetting(f"{log} is no file; name logs in dsjson")
     if not (path / "log.db").is_file():
         make_directory(path)
-        DataDirectory(Settings(path, vw=Settings.vw if vw is None else vw)).close()
+        DataDirectory(Settings(path, vw=vw)).close()
     told: list[Taught] = []
     with alone(path) as data:
-        if vw is not None:
-            # Refuses other arguments than those that it was begun with.
-            DataDirectory(Settings(path, vw=vw)).close()
+        # Refuses other arguments than those that it was begun with.
+        DataDirectory(Settings(path, vw=vw)).close()
         configs = all_configs(data.log)
         document = configs[max(configs)].document
 

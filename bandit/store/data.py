@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from bandit import records
-from bandit.config import Config, Settings
+from bandit.config import VW_ARGUMENTS, Config, Settings
 from bandit.errors import InvalidSetting
 from bandit.features.model_args import ModelArgs
 from bandit.store.bases import BaseFiles
@@ -27,30 +27,32 @@ class DataDirectory:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self.path = settings.data
-        self.args = ModelArgs.parse(settings.vw)
         self.log = EventLog(self.path, durable=settings.durable, clock=clock)
         self.models = ModelFiles(self.path)
         self.bases = BaseFiles(self.path)
         self.log.migrate()
-        self.log.append(self._begin)
+        self.args = ModelArgs.parse(self.log.append(self._begin))
         self.secret = read_secret(self.path)
         self.keys = KeyRing(self.log, self.path)
 
-    def _begin(self, txn: Txn) -> None:
-        """The first records of a new log; nothing in one that has them."""
+    def _begin(self, txn: Txn) -> str:
+        """The first records of a new log, nothing in one that has them; the VW arguments that it was begun with."""
+        asked = None if self.settings.vw == "auto" else ModelArgs.parse(self.settings.vw).text
         row = txn.execute(
             "SELECT payload FROM log WHERE kind IN ('config', 'publish', 'base') AND kind = 'base' ORDER BY pos LIMIT 1"
         ).fetchone()
         if row is None:
-            txn.append("base", records.encode(records.Base(arguments=self.args.text)))
+            text = ModelArgs.parse(VW_ARGUMENTS).text if asked is None else asked
+            txn.append("base", records.encode(records.Base(arguments=text)))
             append_config(txn, Config(), expected=0)
-            return
-        begun = records.read_stored(row[0], records.Base, what="the first record").arguments
-        if begun != self.args.text:
+            return text
+        begun: str = records.read_stored(row[0], records.Base, what="the first record").arguments
+        if asked not in (None, begun):
             raise InvalidSetting(
-                f"vw is {self.args.text!r}, but this data directory was begun with {begun!r}; start with those, "
-                "or with another directory"
+                f"vw is {asked!r}, but this data directory was begun with {begun!r}; leave --vw away, or start with "
+                "another directory"
             )
+        return begun
 
     def close(self) -> None:
         """Close the log's connections."""

@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 from msgspec.structs import replace
 
 from bandit import records
-from bandit.config import Config, LiveConfig, Settings, at_door
+from bandit.config import VW_ARGUMENTS, Config, LiveConfig, at_door
 from bandit.errors import InvalidConfig, NotFound, NotOffered, UnsupportedArgument, VersionMismatch
 from bandit.features.model_args import ModelArgs
 from bandit.reward.formula import Aggregation
@@ -235,8 +235,8 @@ def put_personalizer_policy(service: Service, http: Incoming) -> Answer:
 
 
 def delete_personalizer_policy(service: Service, http: Incoming) -> Answer:
-    if ModelArgs.parse(Settings.vw) != service.data.args:
-        raise _fixed_policy(service, Settings.vw, "")
+    if ModelArgs.parse(VW_ARGUMENTS) != service.data.args:
+        raise _fixed_policy(service, VW_ARGUMENTS, "")
     return get_personalizer_policy(service, http)
 
 
