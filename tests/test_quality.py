@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,6 +281,37 @@ def test_the_command_writes_file_and_page(one: Scenario, tmp_path: Path, capsys:
                                                             "other": [{"reward": 0.1}]}  # fmt: skip
     assert "met     one: beats other: 0.6500 against 0.1000 (other)" in capsys.readouterr().out
     assert f"| **{OURS}** | 0.6500 ± 0.0500 | 2 |" in text.read_text()
+
+
+def test_more_runs_only_the_seeds_that_the_file_lacks(
+    one: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "q.json"
+    write(file, Document(full={"one": {OURS: [{"reward": 0.9}]}}))
+    ran: list[runs.Job] = []
+
+    def backwards(todo: list[runs.Job], **others: Any) -> None:
+        ran.extend(todo)
+        _in_process(todo[::-1], **others)
+
+    monkeypatch.setattr(command, "run", backwards)
+    assert command.main(["--more", "--json", str(file)]) == 0
+    assert sorted(ran) == [("one", OURS, 2), ("one", "other", 1)]
+    assert read(file).full["one"][OURS] == [{"reward": 0.9}, {"reward": 0.7}]
+
+
+def test_what_ended_out_of_turn_is_kept_when_those_before_it_are_there(one: Scenario, tmp_path: Path) -> None:
+    file = tmp_path / "q.json"
+
+    def stopped(todo: list[runs.Job], **others: Any) -> None:
+        _in_process([job for job in todo if job[1:] != (OURS, 1)], **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "run", stopped)
+        command.main(["--keep", "--json", str(file)])
+    assert OURS not in read(file).full["one"]
+    command.main(["--more", "--json", str(file)])
+    assert len(read(file).full["one"][OURS]) == 2
 
 
 def test_ci_holds_the_short_part_against_the_file(one: Scenario, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--ci", action="store_true", help="a short seeded part, held against the file")
     parser.add_argument("--record", action="store_true", help="with --ci: put this part into the file")
     parser.add_argument("--policy", action="append", metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--more", action="store_true", help="only seeds that the file lacks; puts them into it")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", default=FILE, help="(default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="put what is measured into the file; the rest of it stays")
@@ -52,16 +54,23 @@ def main(arguments: Sequence[str]) -> int:
     document = read(given.json)
     if given.ci:
         return _ci(given, document, names)
-    todo = jobs(names, quick=False, policies=given.policy)
-    runs: dict[Job, Measured] = {}
+    before = document.full if given.more else {}
+    todo = jobs(names, quick=False, policies=given.policy, done=before)
+    runs: dict[Job, Measured] = {
+        (name, policy, place + 1): one
+        for name, policies in before.items()
+        for policy, seeds in policies.items()
+        for place, one in enumerate(seeds)
+    }
 
     def tell(job: Job, one: Measured) -> None:
-        """Keep what there is: a run of everything takes hours."""
+        """Keep what there is: a run of everything takes hours. A seed is known by its place, so there are no gaps."""
         runs[job] = one
         name, policy, _ = job
-        seeds = sorted(seed for other, its, seed in runs if (other, its) == (name, policy))
-        document.full.setdefault(name, {})[policy] = [runs[name, policy, seed] for seed in seeds]
-        if given.keep:
+        seeds = list(takewhile(lambda seed: (name, policy, seed) in runs, count(1)))
+        if seeds:
+            document.full.setdefault(name, {})[policy] = [runs[name, policy, seed] for seed in seeds]
+        if given.keep or given.more:
             write(given.json, document)
 
     run(todo, quick=False, processes=given.processes, tell=tell)

@@ -52,7 +52,7 @@ PUBLISH_EVERY: Final = 50
 #: Feeds that are drawn of the challenger at each request, for the truth.
 DRAWS: Final = 2
 #: Logs of each challenger; no log serves two of them, so that all count.
-RUNS: Final = 67
+RUNS: Final = 334
 COVERS: Final = 0.935
 REFUSED: Final = 0.2
 

@@ -12,6 +12,7 @@ from typing import Final
 from tests.quality import feeds, keel, movielens, ope
 from tests.quality.data import ROOT
 from tests.quality.peers import NoPeers
+from tests.quality.results import Runs
 from tests.quality.scenario import Measured, Scenario
 
 #: Scenario, policy and seed.
@@ -32,9 +33,14 @@ def measure(name: str, policy: str, seed: int, quick: bool) -> Measured | None:
     return {figure: float(value) for figure, value in figures.items()}
 
 
-def jobs(names: Iterable[str], *, quick: bool, policies: Sequence[str] | None = None) -> list[Job]:
-    """Every run."""
-    found = []
+def jobs(
+    names: Iterable[str], *, quick: bool, policies: Sequence[str] | None = None, done: Runs | None = None
+) -> list[Job]:
+    """Every run, seed by seed.
+
+    :param done: runs that need not be run again
+    """
+    found: list[Job] = []
     for name in names:
         for policy in SCENARIOS[name].policies:
             if quick:
@@ -42,8 +48,9 @@ def jobs(names: Iterable[str], *, quick: bool, policies: Sequence[str] | None = 
             else:
                 wanted = policy.name in policies if policies else not policy.note
             if wanted:
-                found += [(name, policy.name, seed + 1) for seed in range(1 if quick else policy.seeds)]
-    return found
+                n_done = len((done or {}).get(name, {}).get(policy.name, []))
+                found += [(name, policy.name, seed + 1) for seed in range(n_done, 1 if quick else policy.seeds)]
+    return sorted(found, key=lambda job: job[2])
 
 
 def run(
