@@ -183,5 +183,6 @@ def api(client: FlaskClient) -> Api:
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """The real thing with two workers, shared by all tests that leave it as it was."""
-    with RunningService(tmp_path_factory.mktemp("running") / "data", workers=2) as started:
+    # On a busy machine requests that come at once may wait for longer than a tenth of a second.
+    with RunningService(tmp_path_factory.mktemp("running") / "data", workers=2, queue_ms=5_000) as started:
         yield started

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +204,31 @@ def test_a_trainer_that_was_stopped_anywhere_gives_the_same_chain(api: Api, loop
 
 
 # ---------------------------------------------------------------- a viewer over HTTP
+
+
+class Looked(dict):
+    """What is looked up in, and never walked through."""
+
+    def keys(self) -> Any:
+        raise AssertionError("all that is kept was looked at, for one record")
+
+    __iter__ = items = values = keys
+
+
+def test_what_a_record_costs_does_not_grow_with_what_is_kept(api: Api, loop: Loop, tmp_path: Path) -> None:
+    ids = put(api)
+    for _ in range(3):
+        tell(api, rank(api, ids))
+    loop.end_windows()
+    statistics = Statistics(lambda numbers: versions(loop.data.log, numbers))
+    with Learner(loop.data.args, scratch=tmp_path) as learner:
+        course = Course(loop.data.log, learner, statistics=statistics)
+        course._teacher._texts, statistics._items = Looked(), Looked()
+        for row in loop.data.log.read(0, 100_000, candidates=True):
+            course.take(row)
+        assert course.n_taught == 12
+        assert len(course._teacher._texts) >= 4
+        assert len(statistics._items) >= 4
 
 
 def test_what_is_believed_of_a_viewer_is_told(api: Api, loop: Loop) -> None:

@@ -68,7 +68,8 @@ class Teacher:
                 learner.learn(shared, item, reward=lesson.reward, weight=lesson.weight)
 
     def _fetch(self, wanted: set[int]) -> None:
-        missing = sorted(wanted - self._texts.keys())
+        # Not a difference of sets: that looks at all that is kept.
+        missing = sorted(version for version in wanted if version not in self._texts)
         if not missing:
             return
         if len(self._texts) + len(missing) > MAX_KEPT_ITEMS:

@@ -254,7 +254,8 @@ class Statistics:
         return found
 
     def _items_of(self, slots: Sequence[Slot]) -> list[ItemAttributes]:
-        missing = sorted({slot.version for slot in slots} - self._items.keys())
+        # Not a difference of sets: that looks at all that is kept.
+        missing = sorted({slot.version for slot in slots if slot.version not in self._items})
         if missing:
             if len(self._items) + len(missing) > MAX_KEPT_VERSIONS:
                 self._items.clear()

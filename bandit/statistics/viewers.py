@@ -20,6 +20,8 @@ from bandit.store.statistics import changed_tallies, names_of, own_rows, stored_
 
 #: Of a viewer's tastes, so many of the strongest are told.
 MOST_TASTES = 50
+#: Item versions whose attributes are kept: those of the last feeds are asked for again and again.
+MOST_KEPT = 20_000
 
 
 class ViewerNow(NamedTuple):
@@ -48,6 +50,7 @@ class ViewerReader:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+        self._attributes: dict[int, ItemAttributes] = {}
 
     def read(self, user: str) -> ViewerNow:
         """A viewer, so that what they were shown and refused a moment ago holds.
@@ -109,8 +112,17 @@ class ViewerReader:
                 unblocked.update(keys)
 
     def _items_of(self, slots: list[Slot]) -> dict[int, ItemAttributes]:
-        texts = versions(self._log, [slot.version for slot in slots])
-        return {version: attributes_of_item(item_id, text) for version, (item_id, text) in texts.items()}
+        """By version, of which each says the same for ever."""
+        found = {slot.version: self._attributes.get(slot.version) for slot in slots}
+        known = {version: attributes for version, attributes in found.items() if attributes is not None}
+        if len(known) < len(found):
+            texts = versions(self._log, [version for version in found if version not in known])
+            new = {version: attributes_of_item(item_id, text) for version, (item_id, text) in texts.items()}
+            if len(self._attributes) > MOST_KEPT:
+                self._attributes = {}
+            self._attributes.update(new)
+            known |= new
+        return known
 
 
 def user_story(log: EventLog, user: str) -> UserReply | None:
