@@ -11,6 +11,7 @@ own showings, a viewer with their own swipes.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -36,6 +37,8 @@ MAX_KEPT_VIEWERS: Final = 20_000
 
 Tally = list[float]
 _NOTHING: Final = (0.0,) * TALLY_WIDTH
+# A key and its tally as the digest reads them: little-endian int64 and float64.
+_PACKED: Final = struct.Struct(f"<q{TALLY_WIDTH}d").pack
 
 
 class Statistics:
@@ -137,12 +140,9 @@ class Statistics:
     def digest(self, before: str) -> str:
         """Of all that changed since `clean`, chained to the digest before; BLAKE2b-128, hex."""
         state = hashlib.blake2b(before.encode(), digest_size=16)
-        for key in self.changed_tallies():
-            state.update(np.array([key], np.int64).tobytes())
-            state.update(np.array(self.tally(key), np.float64).tobytes())
+        state.update(b"".join(_PACKED(key, *self.tally(key)) for key in self.changed_tallies()))
         for label, key in self.changed_own():
-            state.update(label.encode() + b"\0" + np.array([key], np.int64).tobytes())
-            state.update(np.array(self.own_tally(label, key), np.float64).tobytes())
+            state.update(label.encode() + b"\0" + _PACKED(key, *self.own_tally(label, key)))
         for user in sorted(self.changed_viewers):
             state.update(user.encode() + b"\0" + self.viewer(user).encode())
         return state.hexdigest()
