@@ -217,7 +217,7 @@ class _Epochs:
 
     def compare(self, epoch: LoggedEpoch) -> None:
         self.n += 1
-        self._digest = self._statistics.digest(self._digest)
+        self._digest = self._statistics.changes().digest(self._digest)
         self._statistics.clean()
         if self._digest == epoch.digest:
             self.matched += 1

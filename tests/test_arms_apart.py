@@ -139,7 +139,7 @@ def test_an_arm_knows_what_was_known_when_it_began_and_what_its_own_feeds_showed
 
     see(None, 1, 1.0)
     statistics.apart(["x/a/2", "x/b/2"])
-    before = statistics.digest("")
+    before = statistics.changes().digest("")
     assert known("x/a/2", 1) == known("x/b/2", 1) == [1.0, 1.0]
     # From before the experiment, heard of late: all know it.
     see(None, 2, 1.0)
@@ -164,7 +164,7 @@ def test_an_arm_knows_what_was_known_when_it_began_and_what_its_own_feeds_showed
     see("x/a/2", 2, 0.0)
     assert known("x/c/3", 2) == pytest.approx([2.0, 1.25], rel=1e-3)
     assert {label for label, _ in statistics.changed_own()} == {"x/a/2", "x/c/3"}
-    assert statistics.digest("") != before
+    assert statistics.changes().digest("") != before
 
 
 def test_an_arm_that_begins_again_is_another(api: Api, loop: Loop) -> None:

@@ -117,8 +117,9 @@ def retrain(
     publish = publish_of(written, apart, position=last, reads_from=reads_from)
     weights = {one.digest: one.weights_digest for one in written.values()}
     if statistics.dirty:
-        epoch = StoredEpoch(last, log.time_at(last), statistics.digest(epoch.digest))
-        log.append(lambda txn: append_epoch(txn, statistics, epoch))
+        changes = statistics.changes()
+        epoch = StoredEpoch(last, log.time_at(last), changes.digest(epoch.digest))
+        log.append(lambda txn: append_epoch(txn, changes, epoch))
     for start in range(0, len(new), LESSONS_AT_ONCE):
         part = new[start : start + LESSONS_AT_ONCE]
         log.append(lambda txn, part=part: write_outcomes(txn, part))  # type: ignore[misc]

@@ -25,7 +25,7 @@ from bandit.learning.lessons import READ_AT_ONCE, Course
 from bandit.learning.probe import Gate, Good
 from bandit.loop.counts import Changes, LoopCounts
 from bandit.ranking.scorer import weights_from_model
-from bandit.statistics.folding import Statistics
+from bandit.statistics.folding import ChangedStatistics, Statistics
 from bandit.store.bases import bases
 from bandit.store.data import DataDirectory
 from bandit.store.erasures import Erasure
@@ -243,14 +243,15 @@ class Trainer:
             self._publish_epoch()
 
     def _publish_epoch(self) -> None:
-        epoch = self._next_epoch()
-        self._log.append(lambda txn: append_epoch(txn, self._statistics, epoch))
+        changes, epoch = self._next_epoch()
+        self._log.append(lambda txn: append_epoch(txn, changes, epoch))
         self._epoch_is_written(epoch)
 
-    def _next_epoch(self) -> StoredEpoch:
+    def _next_epoch(self) -> tuple[ChangedStatistics, StoredEpoch]:
         self._last_epoch = self._clock()
         at = self._log.time_at(self.position)
-        return StoredEpoch(self.position, at, self._statistics.digest(self._epoch.digest))
+        changes = self._statistics.changes()
+        return changes, StoredEpoch(self.position, at, changes.digest(self._epoch.digest))
 
     def _epoch_is_written(self, epoch: StoredEpoch) -> None:
         self._epoch = epoch
@@ -333,12 +334,13 @@ class Trainer:
         counted = self._counted_if_due()
         held = last_hold(self._log)
         cannot_delete: list[OSError] = []
-        epoch = self._next_epoch() if self._statistics.dirty else None
+        # Put together before the lock is held, for which rankings wait.
+        news = self._next_epoch() if self._statistics.dirty else None
 
         def write(txn: Txn) -> None:
             write_outcomes(txn, self._unwritten)
-            if epoch is not None:
-                append_epoch(txn, self._statistics, epoch)
+            if news is not None:
+                append_epoch(txn, *news)
             append_publish(txn, publish, weights)
             write_trainer_state(txn, state)
             if counted is not None:
@@ -355,8 +357,8 @@ class Trainer:
         self._live = {learners[name]: one for name, one in live.items()}
         self._published_apart = learners.apart
         self._not_live, self._accepted = [], False
-        if epoch is not None:
-            self._epoch_is_written(epoch)
+        if news is not None:
+            self._epoch_is_written(news[1])
         self._published_from = publish.reads_from
         self._unwritten = []
         self._last_state = self._clock()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from itertools import starmap
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,33 @@ Tally = list[float]
 _NOTHING: Final = (0.0,) * TALLY_WIDTH
 # A key and its tally as the digest reads them: little-endian int64 and float64.
 _PACKED: Final = struct.Struct(f"<q{TALLY_WIDTH}d").pack
+
+
+class ChangedStatistics(NamedTuple):
+    """What changed in statistics since they were last stored.
+
+    :ivar tallies: (key, *tally), keys ascending
+    :ivar own: (label, key, *tally) of the arms that learn apart, in order
+    :ivar viewers: (id, `Viewer.encode`), in order of ids
+    :ivar names: (key, (attribute, value)) of what was met for the first time, for people
+    :ivar arms: labels of those that learn apart
+    """
+
+    tallies: list[tuple[Any, ...]]
+    own: list[tuple[Any, ...]]
+    viewers: list[tuple[str, bytes]]
+    names: list[tuple[int, tuple[str, str]]]
+    arms: list[str]
+
+    def digest(self, before: str) -> str:
+        """Of all of it, chained to the digest before; BLAKE2b-128, hex."""
+        state = hashlib.blake2b(before.encode(), digest_size=16)
+        state.update(b"".join(starmap(_PACKED, self.tallies)))
+        for label, *tally in self.own:
+            state.update(label.encode() + b"\0" + _PACKED(*tally))
+        for user, body in self.viewers:
+            state.update(user.encode() + b"\0" + body)
+        return state.hexdigest()
 
 
 class Statistics:
@@ -78,8 +106,8 @@ class Statistics:
         self._items: dict[int, ItemAttributes] = {}
         self._changed_tallies: set[int] = set()
         self.changed_viewers: set[str] = set()
-        #: Since `clean`: (attribute, value) by key, for people.
-        self.new_names: dict[int, tuple[str, str]] = {}
+        # Since `clean`: (attribute, value) by key, for people.
+        self._new_names: dict[int, tuple[str, str]] = {}
 
     @property
     def dirty(self) -> bool:
@@ -117,7 +145,7 @@ class Statistics:
         self._changed_own.clear()
         self._offered.clean()
         self.changed_viewers.clear()
-        self.new_names.clear()
+        self._new_names.clear()
         if len(self._viewers) > MAX_KEPT_VIEWERS:
             if self._keep is not None:
                 for user, viewer in self._viewers.items():
@@ -137,15 +165,15 @@ class Statistics:
         self._viewers.pop(user, None)
         self.changed_viewers.discard(user)
 
-    def digest(self, before: str) -> str:
-        """Of all that changed since `clean`, chained to the digest before; BLAKE2b-128, hex."""
-        state = hashlib.blake2b(before.encode(), digest_size=16)
-        state.update(b"".join(_PACKED(key, *self.tally(key)) for key in self.changed_tallies()))
-        for label, key in self.changed_own():
-            state.update(label.encode() + b"\0" + _PACKED(key, *self.own_tally(label, key)))
-        for user in sorted(self.changed_viewers):
-            state.update(user.encode() + b"\0" + self.viewer(user).encode())
-        return state.hexdigest()
+    def changes(self) -> ChangedStatistics:
+        """What changed since `clean`."""
+        return ChangedStatistics(
+            [(key, *self.tally(key)) for key in self.changed_tallies()],
+            [(label, key, *self.own_tally(label, key)) for label, key in self.changed_own()],
+            [(user, self.viewer(user).encode()) for user in sorted(self.changed_viewers)],
+            sorted(self._new_names.items()),
+            list(self._own),
+        )
 
     # ------------------------------------------------------------ told by the fold
 
@@ -262,7 +290,7 @@ class Statistics:
                 missing = sorted({slot.version for slot in slots})
             for version, (item_id, text) in self._versions_of(missing).items():
                 self._items[version] = attributes_of_item(item_id, text)
-                self.new_names.update(names_of_item(item_id, text))
+                self._new_names.update(names_of_item(item_id, text))
         return [self._items[slot.version] for slot in slots]
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bandit import records
-from bandit.statistics.folding import Statistics, Tally
+from bandit.statistics.folding import ChangedStatistics, Tally
 from bandit.store.log import EventLog, LogRow, Txn
 
 # Of one viewer, so many records since what was published of them are read; the newest count.
@@ -75,31 +75,31 @@ def _logged(pos: int, payload: bytes) -> LoggedEpoch:
     return LoggedEpoch(pos, epoch.position, epoch.digest)
 
 
-def append_epoch(txn: Txn, statistics: Statistics, epoch: StoredEpoch) -> None:
-    """Log that the statistics hold everything up to a position, and let workers read them."""
+def append_epoch(txn: Txn, changes: ChangedStatistics, epoch: StoredEpoch) -> None:
+    """Log that the statistics hold everything up to a position, and let workers read what changed."""
     txn.append("epoch", records.encode(records.Epoch(position=epoch.position, digest=epoch.digest)))
     txn.execute("INSERT OR REPLACE INTO epochs (position, at, digest) VALUES (?, ?, ?)", epoch)
     txn.executemany(
-        f"INSERT OR REPLACE INTO tallies (key, epoch, {_TALLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [(key, epoch.position, *statistics.tally(key)) for key in statistics.changed_tallies()],
+        f"INSERT OR REPLACE INTO tallies (epoch, key, {_TALLY}) VALUES ({epoch.position:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        changes.tallies,
     )
     txn.executemany(
-        f"INSERT OR REPLACE INTO arm_tallies (label, key, epoch, {_TALLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [(label, key, epoch.position, *statistics.own_tally(label, key)) for label, key in statistics.changed_own()],
+        f"INSERT OR REPLACE INTO arm_tallies (epoch, label, key, {_TALLY})"
+        f" VALUES ({epoch.position:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        changes.own,
     )
     # Of arms that are no more, some at a time.
     txn.execute(
         "DELETE FROM arm_tallies WHERE (label, key) IN (SELECT label, key FROM arm_tallies"
         " WHERE label NOT IN (SELECT value FROM json_each(?)) LIMIT ?)",
-        (msgspec.json.encode(list(statistics.own)).decode(), MOST_FORGOTTEN),
+        (msgspec.json.encode(changes.arms).decode(), MOST_FORGOTTEN),
     )
     txn.executemany(
-        "INSERT OR REPLACE INTO viewers (user, position, body) VALUES (?, ?, ?)",
-        [(user, epoch.position, statistics.viewer(user).encode()) for user in sorted(statistics.changed_viewers)],
+        f"INSERT OR REPLACE INTO viewers (position, user, body) VALUES ({epoch.position:d}, ?, ?)", changes.viewers
     )
     txn.executemany(
         "INSERT OR IGNORE INTO attribute_names (key, attribute, value) VALUES (?, ?, ?)",
-        [(key, *name) for key, name in sorted(statistics.new_names.items())],
+        [(key, *name) for key, name in changes.names],
     )
 
 

@@ -251,7 +251,7 @@ def _catch_up(service: Service, at: float) -> None:
 
     def write(txn: Txn) -> None:
         append_publish(txn, publish, {newest.digest: newest.weights_digest})
-        append_epoch(txn, statistics, StoredEpoch(last, at, "0" * 32))
+        append_epoch(txn, statistics.changes(), StoredEpoch(last, at, "0" * 32))
         write_trainer_state(txn, TrainerState(last, at, 0, learned, b"{}", None))
 
     log.append(write)

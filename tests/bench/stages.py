@@ -24,18 +24,22 @@ _STAGES: tuple[tuple[str, str, str], ...] = (
     ("Ranker.rank", "bandit.ranking.ranker.Ranker", "rank"),
     ("  read control records", "bandit.ranking.ranker.Ranker", "sync"),
     ("  candidates to rows", "bandit.ranking.candidates.CandidateCache", "resolve"),
-    ("  event id", "bandit.ranking.ranker.Ranker", "_new_event_id"),
+    ("    what is known of them", "bandit.statistics.knowledge.Knowledge", "of"),
+    ("  event id", "bandit.ranking.ranker.Ranker", "new_event_id"),
     ("  seed", "bandit.ranking.ranker", "seed_of"),
+    ("  read the viewer", "bandit.statistics.viewers.ViewerReader", "read"),
+    ("  dense columns", "bandit.ranking.ranker", "dense_columns"),
+    ("  digest of the columns", "bandit.ranking.ranker", "digest_of"),
+    ("  rules", "bandit.slate.ruling", "rule"),
     ("  resolve shared features", "bandit.ranking.ranker", "resolve_shared"),
     ("  hash shared features", "bandit.ranking.ranker", "hash_resolved"),
-    ("  ineligible", "bandit.ranking.ranker.Ranker", "_mark_ineligible"),
     ("  score", "bandit.ranking.ranker", "score"),
     ("    prepare", "bandit.ranking.scorer", "prepare"),
     ("    kernel", "bandit.ranking.scorer", "score_prepared"),
+    ("  limit exploration", "bandit.ranking.ranker", "limited"),
     ("  draw the slate", "bandit.ranking.ranker", "draw_slate"),
     ("  build the reply", "bandit.ranking.ranker", "_reply"),
     ("Ranker.log", "bandit.ranking.ranker.Ranker", "log"),
-    ("  find unnumbered", "bandit.ranking.ranker", "unnumbered"),
     ("  append, durable", "bandit.store.log.EventLog", "append"),
 )
 _HTTP_STAGES = (
@@ -140,6 +144,7 @@ def measure_ranking(service: Any, requests: list[Any], *, rounds: int) -> tuple[
 def measure_http(service: Any, bodies: list[bytes], *, rounds: int) -> Stopwatch:
     """Stages of the WSGI app, called in process: what the server itself adds is not in it."""
     web_app: Any = importlib.import_module("bandit.web.app")
+    answering: Any = importlib.import_module("bandit.web.answering")
     native: Any = importlib.import_module("bandit.web.native")
     watch = Stopwatch()
     with ExitStack() as stack:
@@ -147,7 +152,8 @@ def measure_http(service: Any, bodies: list[bytes], *, rounds: int) -> Stopwatch
         stack.enter_context(
             mock.patch.object(native.records, "decode", watch.around("  decode the body", native.records.decode))
         )
-        stack.enter_context(mock.patch.object(web_app, "encode", watch.around("  encode the reply", web_app.encode)))
+        encode = watch.around("  encode the reply", answering.encode)
+        stack.enter_context(mock.patch.object(answering, "encode", encode))
         app = web_app.create_app(service)
 
         @app.post("/empty")
