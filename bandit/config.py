@@ -165,6 +165,7 @@ class Config(Struct, forbid_unknown_fields=True):
     `rules` are feed rules, the strongest first: where they leave nothing for a slot, the last give way first.
     `reward_aggregation`: what several explicit rewards of one placement come to; without it the last one holds, and
     at Personalizer's routes, as there, the earliest. `explain`: those routes say what made the score.
+    `stayed_s`: who watches for so long, or to the end, has stayed, which statistics count; 0: it is not counted.
     """
 
     explorer: ExplorerConfig = msgspec.field(default_factory=SquareCB)
@@ -193,6 +194,7 @@ class Config(Struct, forbid_unknown_fields=True):
     explain: bool = False
     exploration: Exploration = msgspec.field(default_factory=Exploration)
     watch: WatchTable = msgspec.field(default_factory=WatchTable)
+    stayed_s: Annotated[float, Meta(ge=0, le=3_600)] = 7.0
     guard: Guard = msgspec.field(default_factory=Guard)
     mode: Literal["serve", "apprentice"] = "serve"
     experiment: Experiment | None = None
@@ -242,6 +244,7 @@ class LoggedConfig(Config, forbid_unknown_fields=True):
     """A config as the log holds it: what was written before a setting existed ran without it."""
 
     rules: list[Rule] = []
+    stayed_s: float = 0.0
 
     def whole(self) -> Config:
         """The document, with everything in it."""

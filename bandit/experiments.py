@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from bandit.errors import InvalidConfig
 
 #: What an arm cannot have for itself: feedback is checked, joined and guarded the same way for all.
-SHARED: Final = frozenset({"experiment", "guard", "signals", "reward_range", "reward_window_s", "watch"})
+SHARED: Final = frozenset({"experiment", "guard", "signals", "reward_range", "reward_window_s", "stayed_s", "watch"})
 #: What settles what a slot teaches: arms that differ here cannot teach one model.
 TAUGHT: Final = ("reward", "default_reward", "evidence", "learning_weight")
 #: Shares are written by people: a third as 0.333333.

@@ -20,6 +20,7 @@ from bandit.learning.learner import Learner
 from bandit.learning.learners import Learners
 from bandit.learning.trainer import HalfLearned, Trainer
 from bandit.records import Slot
+from bandit.reward.signals import Counted
 from bandit.service import Service
 from bandit.statistics.attributes import key_of
 from bandit.statistics.columns import NAMES
@@ -130,7 +131,7 @@ def test_an_arm_knows_what_was_known_when_it_began_and_what_its_own_feeds_showed
 
     def see(label: str | None, version: int, reward: float) -> None:
         slot = Slot(f"v{version}", version, 1.0, None, False)
-        statistics.seen(None, slot, 5.0, reward, None, {}, label)
+        statistics.seen(None, slot, 5.0, Counted(reward, None), None, {}, label)
 
     def known(label: str, version: int) -> list[float]:
         key = key_of("item", f"v{version}")

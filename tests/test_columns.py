@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from bandit.reward.signals import Counted
 from bandit.statistics.attribute_table import attributes_of
 from bandit.statistics.attributes import ItemAttributes, attributes_of_item, key_of
 from bandit.statistics.columns import COLUMNS, NAMES, Places, dense_columns, digest_of, told_tastes, viewer_features
@@ -19,6 +20,7 @@ from bandit.statistics.profiles import (
     MAX_TASTES,
     NO_TASTES,
     SHORT_HALF_LIFE,
+    TASTE_WIDTH,
     Glimpse,
     Tastes,
     Viewer,
@@ -33,7 +35,7 @@ def plain(
     viewer: Viewer, interests: set[int],
 ) -> dict[str, float]:  # fmt: skip
     """What the table says, one column after the other."""
-    shown, seen, reward, watched, completion, negative, first_at, offered = tally
+    shown, seen, reward, watched, completion, negative, first_at, timed, stayed, offered = tally
     mean = total[2] / (total[1] + 1)
     cold = 10 / (10 + seen)
     told = {
@@ -43,6 +45,7 @@ def plain(
         "item_negative": (negative - seen * total[5] / (total[1] + 1)) / (seen + 20),
         "item_offered": math.log(1 + offered) - 3,
         "cold_offered": cold * (math.log(1 + offered) - 3),
+        "item_stayed": (stayed - timed * total[8] / (total[7] + 1)) / (timed + 10),
         "item_new": 0.5 ** ((NOW - first_at) / 86_400) if shown else 1.0,
     }
     kinds = [(one[2] - one[1] * mean) / (one[1] + 50) for one in tags]
@@ -52,7 +55,7 @@ def plain(
     told["cold_creator"] = cold * told["creator_reward"]
 
     def decayed(key: int, lately: bool) -> tuple[float, float]:
-        since, long_n, long_sum, short_n, short_sum = viewer.tastes.get(key, [0.0] * 5)
+        since, long_n, long_sum, short_n, short_sum, *_ = viewer.tastes.get(key, [0.0] * TASTE_WIDTH)
         half_life = SHORT_HALF_LIFE if lately else LONG_HALF_LIFE
         keep = 0.5 ** ((viewer.n - since) / half_life)
         return (short_n * keep, short_sum * keep) if lately else (long_n * keep, long_sum * keep)
@@ -66,6 +69,19 @@ def plain(
         count, total_reward = decayed(key, lately)
         return (total_reward - count * own) / (count + (3 if lately else 5))
 
+    def times(key: int) -> tuple[float, float]:
+        since, *_, timed, stayed = viewer.tastes.get(key, [0.0] * TASTE_WIDTH)
+        keep = 0.5 ** ((viewer.n - since) / LONG_HALF_LIFE)
+        return timed * keep, stayed * keep
+
+    n_timed, n_stayed = times(0)
+    usually = total[8] / (total[7] + 1)
+    usually += (n_stayed - n_timed * usually) / (n_timed + 5)
+
+    def stays(key: int) -> float:
+        n, stayed = times(key) if key else (0.0, 0.0)
+        return (stayed - n * usually) / (n + 5)
+
     def tags_mean(lately: bool) -> float:
         return sum(taste(tag, lately) for tag in item.tags) / len(item.tags) if item.tags else 0.0
 
@@ -74,6 +90,9 @@ def plain(
         "taste_creator": taste(item.creator), "lately_creator": taste(item.creator, True),
         "taste_sound": taste(item.sound), "taste_language": taste(item.language),
         "taste_length": taste(length_key(item.length_s)),
+        "stayed_tags": sum(map(stays, item.tags)) / len(item.tags) if item.tags else 0.0,
+        "stayed_creator": stays(item.creator), "stayed_language": stays(item.language),
+        "stayed_length": stays(length_key(item.length_s)),
         "interest": sum(tag in interests for tag in item.tags) / len(item.tags) if item.tags else 0.0,
     }  # fmt: skip
     return told
@@ -99,9 +118,9 @@ def test_the_kernel_computes_what_the_table_says(seed: int) -> None:
     parsed = [attributes_of_item(*item) for item in items]
     viewer = Viewer()
     for _ in range(rng.choice([0, 1, 30, 400])):
-        viewer.observe(rng.choice(parsed), rng.gauss(0.2, 1))
+        viewer.observe(rng.choice(parsed), Counted(rng.gauss(0.2, 1), rng.choice([None, 0.0, 1.0])))
     if viewer.n:
-        viewer.amend(parsed[0], 0.5)
+        viewer.amend(parsed[0], Counted(1.0, 1.0), Counted(0.5, rng.choice([None, 0.0])))
     viewer.interests = ("t1", "t9")
     tallies = np.array([[abs(rng.gauss(0, 50)) for _ in range(TALLY_WIDTH)] for _ in range(60)])
     tallies[1] = 0.0
@@ -145,8 +164,8 @@ def test_what_is_told_of_tastes_is_what_the_columns_say() -> None:
     )
     viewer = Viewer()
     for _ in range(20):
-        viewer.observe(liked, 1.0)
-        viewer.observe(other, 0.0)
+        viewer.observe(liked, Counted(1.0, None))
+        viewer.observe(other, Counted(0.0, None))
     total = [0.0] * TALLY_WIDTH
     total[1], total[2] = 40.0, 20.0
     tastes = Tastes.of(viewer)
@@ -169,7 +188,7 @@ def test_a_viewer_survives_being_stored() -> None:
     rng = random.Random(3)
     viewer = Viewer()
     for item in some_items(rng, 200):
-        viewer.observe(attributes_of_item(*item), rng.gauss(0, 1))
+        viewer.observe(attributes_of_item(*item), Counted(rng.gauss(0, 1), rng.choice([None, 0.0, 1.0])))
         viewer.served([attributes_of_item(*item).identity], rng.random())
     viewer.block([5, 7], 3.0)
     viewer.unblock([5])
@@ -186,7 +205,7 @@ def test_a_viewer_survives_being_stored() -> None:
 def test_what_is_kept_of_a_viewer_is_bounded() -> None:
     viewer = Viewer()
     for k in range(3_000):
-        viewer.observe(attributes_of_item(f"v{k}", b'{"creator":"c%d","sound":"s%d"}' % (k, k)), 1.0)
+        viewer.observe(attributes_of_item(f"v{k}", b'{"creator":"c%d","sound":"s%d"}' % (k, k)), Counted(1.0, 1.0))
         viewer.served([k + 1], float(k))
     assert len(viewer.tastes) <= MAX_TASTES
     assert 0 in viewer.tastes

@@ -27,7 +27,7 @@ def test_a_config_is_read_whole_and_put_back_unchanged(api: Api) -> None:
     assert set(document) == {
         "explorer", "shortlist", "floor", "slots", "learning_weight", "reward", "reward_range", "signals", "evidence",
         "reward_window_s", "default_reward", "reward_aggregation", "explain", "exploration",
-        "watch", "guard",
+        "watch", "stayed_s", "guard",
         "mode", "experiment",
         "rules",
     }  # fmt: skip

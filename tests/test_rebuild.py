@@ -32,6 +32,7 @@ from bandit.records import (
     User,
     UserRecord,
 )
+from bandit.reward.signals import Counted
 from bandit.statistics.attributes import attributes_of_item
 from bandit.statistics.profiles import Viewer
 from bandit.store.data import DataDirectory
@@ -572,6 +573,6 @@ def test_a_viewer_who_was_stored_and_read_forgets_the_same_tastes() -> None:
     for k in range(80):
         item = attributes_of_item(f"v{k}", msgspec.json.encode({"tags": [f"{letter}{k}" for letter in "gfedcba"]}))
         for viewer in (kept, stored):
-            viewer.observe(item, 0.5)
+            viewer.observe(item, Counted(0.5, None))
         stored = Viewer.decode(stored.encode())
     assert stored.encode() == kept.encode()

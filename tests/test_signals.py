@@ -18,7 +18,7 @@ from bandit.errors import InvalidConfig
 from bandit.learning.fold import configured_reward
 from bandit.reward.formula import Formula
 from bandit.reward.presets import DEFAULT, PRESETS, resolved
-from bandit.reward.signals import MOST_REWATCH, Lengths, Watch, WatchRow, WatchTable, derive, faults_of, worth
+from bandit.reward.signals import MOST_REWATCH, Lengths, Watch, WatchRow, WatchTable, derive, faults_of, stayed, worth
 from tests.conftest import Api, Loop, watch_worth
 from tests.test_config_api import get, put
 from tests.test_feedback import rank, send, slots_of
@@ -316,3 +316,22 @@ def test_watch_time_without_any_length_is_compared_with_the_typical_one(api: Api
     send(api, event_id, {"id": ids[0], "signals": {"watch_s": 5}})
     loop.end_windows()
     assert slots_of(api, event_id)[0]["reward"] == watch_worth(5)
+
+
+@pytest.mark.parametrize(
+    ("signals", "length_s", "enough_s", "expected"),
+    [
+        ({"watch_s": 7.0}, 0.0, 7.0, 1.0),
+        ({"watch_s": 6.0}, 0.0, 7.0, 0.0),
+        ({"watch_s": 4.9}, 5.0, 7.0, 1.0),
+        ({"watch_s": 4.9}, 30.0, 7.0, 0.0),
+        ({"watch_s": 4.9, "length_s": 5.0}, 30.0, 7.0, 1.0),
+        ({"watch_s": 0.0}, 0.0, 7.0, 0.0),
+        ({"like": 1.0}, 30.0, 7.0, None),
+        ({"watch_s": 9.0}, 30.0, 0.0, None),
+    ],
+)
+def test_who_watches_long_enough_or_to_the_end_stays(
+    signals: dict[str, float], length_s: float, enough_s: float, expected: float | None
+) -> None:
+    assert stayed(signals, length_s, enough_s) == expected

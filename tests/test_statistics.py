@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from bandit import records
+from bandit.config import Config
 from bandit.learning.learner import Learner
 from bandit.learning.lessons import Course
 from bandit.learning.trainer import Trainer
-from bandit.records import Decision
+from bandit.records import Decision, Slot
+from bandit.reward.signals import Counted
 from bandit.statistics.attribute_table import attributes_of
 from bandit.statistics.attributes import key_of
 from bandit.statistics.columns import NAMES, Places, dense_columns, digest_of
-from bandit.statistics.folding import NEGATIVE, OFFERED, REWARD, SEEN, SHOWN, TOTAL, Statistics
+from bandit.statistics.folding import NEGATIVE, OFFERED, REWARD, SEEN, SHOWN, STAYED, TIMED, TOTAL, Statistics
 from bandit.statistics.offered import Offered
 from bandit.statistics.profiles import Tastes
+from bandit.store.bases import BaseFiles
+from bandit.store.configs import read_config
 from bandit.store.data import DataDirectory
 from bandit.store.events import find_decision
 from bandit.store.items import versions
 from bandit.store.statistics import all_tallies, newest_epoch, stored_viewer
 from tests.conftest import Api, Clock, Loop
+from tests.test_rules_api import configure
 
 # ---------------------------------------------------------------- approximate counts
 
@@ -299,3 +307,62 @@ def test_tastes_move_a_viewers_own_feed(api: Api, loop: Loop, clock: Clock) -> N
         loop.learn()
     # By chance half of 75.
     assert min(share.values()) > 50
+
+
+# ---------------------------------------------------------------- who stayed
+
+
+def test_whether_a_viewer_stayed_is_what_the_last_report_says(api: Api, loop: Loop) -> None:
+    ids = put(api)
+    ranking = rank(api, ids)
+    first, second = (slot["id"] for slot in ranking["ranking"][:2])
+    tell(api, ranking, **{first: {"watch_s": 2}, second: {"watch_s": 30}})
+    loop.learn()
+
+    def counted(item: str) -> tuple[float, float]:
+        tally = all_tallies(loop.data.log)[key_of("item", item)]
+        return tally[TIMED], tally[STAYED]
+
+    assert (counted(first), counted(second)) == ((1.0, 0.0), (1.0, 1.0))
+    tell(api, ranking, **{first: {"watch_s": 12}})
+    loop.learn()
+    assert counted(first) == (1.0, 1.0)
+
+
+def test_where_nothing_is_known_of_who_stayed_digests_are_those_of_before_it_was_counted() -> None:
+    """The digest is what the release before said of the same."""
+    text = b'{"creator":"c","tags":["t"],"length_s":20}'
+    statistics = Statistics(lambda numbers: {number: (f"v{number}", text) for number in numbers})
+    one, other = (Slot(f"v{number}", number, 1.0, None, False) for number in (1, 2))
+    statistics.apart(["x/a/1"])
+    statistics.seen("u", one, 5.0, Counted(1.0, None), None, {"watch_s": 9.0}, "x/a/1")
+    statistics.seen("u", other, 6.0, Counted(0.25, None), None, {}, None)
+    statistics.seen("u", other, 7.0, Counted(0.5, None), Counted(0.25, None), {}, None)
+    assert statistics.changes().digest("before") == "faf0f98aaa338025c3fc31174db527a7"
+
+
+def test_a_config_of_before_counts_nobody_as_staying(api: Api, loop: Loop) -> None:
+    logged = msgspec.json.decode(records.encode(Config()))
+    del logged["stayed_s"]
+    payload = msgspec.json.encode({"version": 1, "document": logged})
+    assert read_config(payload).document.stayed_s == 0.0
+    configure(api, stayed_s=0)
+    ids = put(api)
+    ranking = rank(api, ids)
+    first = ranking["ranking"][0]["id"]
+    tell(api, ranking, **{first: {"watch_s": 30}})
+    loop.learn()
+    tally = all_tallies(loop.data.log)[key_of("item", first)]
+    assert (tally[SEEN], tally[TIMED], tally[STAYED]) == (1.0, 0.0, 0.0)
+
+
+def test_a_base_of_before_says_nothing_of_who_stayed(tmp_path: Path) -> None:
+    tallies = np.array([7], np.int64).tobytes() + np.arange(1.0, 9.0).tobytes()
+    frames = [msgspec.msgpack.encode([2, 3, 4.0, "epoch"]), tallies, msgspec.msgpack.encode([["x/a/1", tallies]])]
+    data = b"".join(struct.pack("<I", len(frame)) + frame for frame in frames)
+    files = BaseFiles(tmp_path)
+    files.folder.mkdir()
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    (files.folder / f"{digest}.base").write_bytes(data)
+    base = files.read(digest)
+    assert base.tallies == base.own["x/a/1"] == {7: [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 0.0, 0.0, 8.0]}

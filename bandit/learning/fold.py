@@ -18,7 +18,7 @@ import msgspec
 from bandit.config import LiveConfig, own_label, own_labels
 from bandit.records import ActivateRequest, Decision, Door, Feedback, ItemFeedback, LoggedFeedback, Slot, UserRecord
 from bandit.reward.formula import aggregate, combine
-from bandit.reward.signals import LengthsOf, no_lengths, worth
+from bandit.reward.signals import Counted, LengthsOf, no_lengths, stayed, worth
 
 #: How counts of learned slots by their evidence begin.
 EVIDENCE: Final = "evidence "
@@ -75,10 +75,10 @@ class Observer(Protocol):
         """A feed was drawn from these item versions, in this arm if it learns apart."""
 
     def seen(
-        self, user: str | None, slot: Slot, ts: float, reward: float, before: float | None,
+        self, user: str | None, slot: Slot, ts: float, outcome: Counted, before: Counted | None,
         signals: Mapping[str, float], label: str | None,
     ) -> None:  # fmt: skip
-        """A slot was seen, and earned so much as far as is known; ``before`` is what it was said to have earned."""
+        """A slot was seen, and this came of it as far as is known; ``before`` is what was said to have come of it."""
 
     def unseen(self, user: str, slots: Sequence[Slot], served_at: float) -> None:
         """The window of these has ended, and they were not seen."""
@@ -167,7 +167,7 @@ class _Open:
 
     __slots__ = (
         "activated", "altered", "arm", "closes", "config", "counted", "door", "event_id", "items", "n_shown", "pos",
-        "taught", "ts", "user",
+        "stayed", "taught", "ts", "user",
     )  # fmt: skip
 
     def __init__(
@@ -187,6 +187,8 @@ class _Open:
         self.taught: set[int] | None = None
         # By slot: the reward that statistics have counted.
         self.counted: dict[int, float] | None = None
+        # The same, whether the viewer stayed.
+        self.stayed: dict[int, float | None] | None = None
         self.n_shown: int | None = None
         self.altered = False
 
@@ -490,18 +492,21 @@ class Fold:
             state = decision.items[item.id] if decision.items is not None else _ItemState()
             reward = self._worth(state, config, lengths[place])
             if reward is not None:
-                self._count(decision, place, stored.slots[place], ts, reward, state.signals)
+                self._count(decision, place, stored.slots[place], ts, reward, state.signals, lengths[place])
 
     def _count(
-        self, decision: _Open, place: int, slot: Slot, ts: float, reward: float, signals: Mapping[str, float]
-    ) -> None:
-        if decision.counted is None:
-            decision.counted = {}
-        before = decision.counted.get(place)
-        decision.counted[place] = reward
+        self, decision: _Open, place: int, slot: Slot, ts: float, reward: float, signals: Mapping[str, float],
+        length_s: float,
+    ) -> None:  # fmt: skip
+        if decision.counted is None or decision.stayed is None:
+            decision.counted, decision.stayed = {}, {}
+        earned = decision.counted.get(place)
+        before = None if earned is None else Counted(earned, decision.stayed[place])
+        outcome = Counted(reward, stayed(signals, length_s, self._config_of(decision).document.stayed_s))
+        decision.counted[place], decision.stayed[place] = outcome
         if self.observing:
             assert self._observer is not None
-            self._observer.seen(decision.user, slot, ts, reward, before, signals, self._label(decision))
+            self._observer.seen(decision.user, slot, ts, outcome, before, signals, self._label(decision))
 
     def _label(self, decision: _Open) -> str | None:
         """Whose statistics it counts for, beside those of all."""
@@ -536,8 +541,9 @@ class Fold:
                 state = decision.items.get(slot.id) if decision.items is not None else None
                 assert lesson.reward is not None
                 self._count(
-                    decision, lesson.slot, slot, record.ts, lesson.reward, state.signals if state is not None else {}
-                )
+                    decision, lesson.slot, slot, record.ts, lesson.reward,
+                    state.signals if state is not None else {}, self._lengths_of([slot.version])[0],
+                )  # fmt: skip
         if unseen and self._observer is not None and decision.user is not None and self.observing:
             self._observer.unseen(decision.user, unseen, decision.ts)
         if self._watcher is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from msgspec import Meta, Struct, field
 
@@ -179,6 +179,33 @@ def derive(signals: Mapping[str, float], length_s: float, watch: Watch) -> dict[
         "watch": watch.position(watched, of),
         LENGTH: length_s,
     }
+
+
+class Counted(NamedTuple):
+    """What statistics count of a seen slot.
+
+    :ivar stayed: from :func:`stayed`
+    """
+
+    reward: float
+    stayed: float | None
+
+
+def stayed(signals: Mapping[str, float], length_s: float, enough_s: float) -> float | None:
+    """Whether a viewer stayed with a video, 1 or 0: for so long, or to its end; None where nobody can say.
+
+    >>> stayed({"watch_s": 7.2}, 30.0, 7.0), stayed({"watch_s": 5.0}, 5.0, 7.0), stayed({"watch_s": 5.0}, 30.0, 7.0)
+    (1.0, 1.0, 0.0)
+
+    :param length_s: as :func:`derive` has it
+    :param enough_s: `stayed_s` of the config; 0: nobody asks
+    """
+    watched = signals.get(WATCHED)
+    if watched is None or enough_s <= 0.0:
+        return None
+    length_s = signals.get(LENGTH, length_s)
+    enough = min(enough_s, length_s) if length_s > 0.0 else enough_s
+    return float(watched >= enough * (1.0 - SLACK))
 
 
 def worth(

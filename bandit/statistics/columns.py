@@ -62,6 +62,11 @@ COLUMNS: Final = (
     Column("lately_tags", "viewer and item", "as taste_tags, of some 25 swipes before, drawn to 0 by 3"),
     Column("lately_creator", "viewer and item", "as taste_creator, of some 25 swipes before, drawn to 0 by 3"),
     Column("interest", "viewer and item", "share of its tags that the viewer picked at sign-up"),
+    Column("item_stayed", "item", "share of its slots where viewers stayed, less that of all, drawn to 0 by 10 slots"),
+    Column("stayed_tags", "viewer and item", "share of slots with its tags where the viewer stayed, less theirs, by 5"),
+    Column("stayed_creator", "viewer and item", "the same of its creator"),
+    Column("stayed_language", "viewer and item", "the same of its language"),
+    Column("stayed_length", "viewer and item", "the same of its length's class"),
 )  # fmt: skip
 NAMES: Final = tuple(column.name for column in COLUMNS)
 
@@ -206,11 +211,12 @@ def _columns(  # type: ignore[no-untyped-def]
     n_seen, keys, values, interests, now,
 ):  # fmt: skip
     n = len(creator)
-    out = np.zeros((n, 19), np.float32)
+    out = np.zeros((n, 24), np.float32)
     total = tallies[0]
     mean = total[2] / (total[1] + 1.0)
     mean_completion = total[4] / (total[3] + 1.0)
     mean_negative = total[5] / (total[1] + 1.0)
+    mean_stayed = total[8] / (total[7] + 1.0)
 
     # Of every taste, what it says of an item that has it, in the long run and lately: less the viewer's own mean.
     size = 16
@@ -219,7 +225,9 @@ def _columns(  # type: ignore[no-untyped-def]
     table = np.full(size, -1, np.int64)
     long = np.zeros(size, np.float64)
     lately = np.zeros(size, np.float64)
+    stayed = np.zeros(size, np.float64)
     own_mean = mean
+    own_stayed = mean_stayed
     for k in range(len(keys)):
         passed = n_seen - values[k, 0]
         slow = 0.5 ** (passed / LONG_HALF_LIFE)
@@ -227,12 +235,15 @@ def _columns(  # type: ignore[no-untyped-def]
             # It is the first: the keys ascend.
             count, reward = values[k, 1] * slow, values[k, 2] * slow
             own_mean = mean + (reward - count * mean) / (count + TASTE_PRIOR)
+            timed = values[k, 5] * slow
+            own_stayed = mean_stayed + (values[k, 6] * slow - timed * mean_stayed) / (timed + TASTE_PRIOR)
             continue
         fast = 0.5 ** (passed / SHORT_HALF_LIFE)
         at = _slot_of(keys[k], table)
         table[at] = keys[k]
         long[at] = slow * (values[k, 2] - values[k, 1] * own_mean) / (slow * values[k, 1] + TASTE_PRIOR)
         lately[at] = fast * (values[k, 4] - values[k, 3] * own_mean) / (fast * values[k, 3] + LATELY_PRIOR)
+        stayed[at] = slow * (values[k, 6] - values[k, 5] * own_stayed) / (slow * values[k, 5] + TASTE_PRIOR)
 
     for i in range(n):
         item = tallies[item_at[i]]
@@ -242,7 +253,8 @@ def _columns(  # type: ignore[no-untyped-def]
         out[i, 1] = cold
         out[i, 2] = (item[4] - item[3] * mean_completion) / (item[3] + RATE_PRIOR)
         out[i, 3] = (item[5] - seen * mean_negative) / (seen + RATE_PRIOR)
-        offered = np.log1p(item[7]) - 3.0
+        out[i, 19] = (item[8] - item[7] * mean_stayed) / (item[7] + ITEM_PRIOR)
+        offered = np.log1p(item[9]) - 3.0
         out[i, 4] = offered
         out[i, 5] = cold * offered
         if creator[i] != 0:
@@ -254,24 +266,30 @@ def _columns(  # type: ignore[no-untyped-def]
                 at = _slot_of(creator[i], table)
                 out[i, 12] = long[at]
                 out[i, 17] = lately[at]
+                out[i, 21] = stayed[at]
         age = max(0.0, now - item[6]) if item[0] > 0.0 else 0.0
         out[i, 10] = 0.5 ** (age / _DAY_S)
         if len(keys) > 0:
             if sound[i] != 0:
                 out[i, 13] = long[_slot_of(sound[i], table)]
             if language[i] != 0:
-                out[i, 14] = long[_slot_of(language[i], table)]
+                at = _slot_of(language[i], table)
+                out[i, 14] = long[at]
+                out[i, 22] = stayed[at]
             if length_s[i] > 0.0:
                 place = 0
                 for k in range(1, len(_LENGTHS)):
                     if length_s[i] >= _LENGTHS[k]:
                         place = k
-                out[i, 15] = long[_slot_of(_LENGTH_KEYS[place], table)]
+                at = _slot_of(_LENGTH_KEYS[place], table)
+                out[i, 15] = long[at]
+                out[i, 23] = stayed[at]
         n_tags = tag_start[i + 1] - tag_start[i]
         if n_tags > 0:
             reward = 0.0
             whole = 0.0
             whole_lately = 0.0
+            whole_stayed = 0.0
             picked = 0
             for t in range(tag_start[i], tag_start[i + 1]):
                 its = tallies[tag_at[t]]
@@ -280,6 +298,7 @@ def _columns(  # type: ignore[no-untyped-def]
                     at = _slot_of(tags[t], table)
                     whole += long[at]
                     whole_lately += lately[at]
+                    whole_stayed += stayed[at]
                 for k in range(len(interests)):
                     picked += interests[k] == tags[t]
             out[i, 6] = reward / n_tags
@@ -287,6 +306,7 @@ def _columns(  # type: ignore[no-untyped-def]
             out[i, 11] = whole / n_tags
             out[i, 16] = whole_lately / n_tags
             out[i, 18] = picked / n_tags
+            out[i, 20] = whole_stayed / n_tags
     return out
 
 

@@ -20,13 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.records import Decision, ItemFeedback, Slot, UserRecord
+from bandit.reward.signals import Counted
 from bandit.statistics.attributes import ItemAttributes, attributes_of_item, key_of, names_of_item
 from bandit.statistics.offered import Offered
 from bandit.statistics.profiles import Viewer
 
-#: Columns of a tally. Those from SEEN to NEGATIVE are decayed; OFFERED is approximate, see `bandit.statistics.offered`.
-SHOWN, SEEN, REWARD, WATCHED, COMPLETION, NEGATIVE, FIRST_AT, OFFERED = range(8)
-TALLY_WIDTH: Final = 8
+#: Columns of a tally. Those of DECAYED are; OFFERED is approximate, see `bandit.statistics.offered`. TIMED are slots of
+#: which it is known whether the viewer stayed.
+SHOWN, SEEN, REWARD, WATCHED, COMPLETION, NEGATIVE, FIRST_AT, TIMED, STAYED, OFFERED = range(10)
+TALLY_WIDTH: Final = 10
+DECAYED: Final = (SEEN, REWARD, WATCHED, COMPLETION, NEGATIVE, TIMED, STAYED)
 #: The tally of everything.
 TOTAL: Final = 0
 #: A tally halves after so many seen slots of its own.
@@ -38,8 +41,9 @@ MAX_KEPT_VIEWERS: Final = 20_000
 
 Tally = list[float]
 _NOTHING: Final = (0.0,) * TALLY_WIDTH
-# A key and its tally as the digest reads them: little-endian int64 and float64.
+# A key and its tally as the digest reads them: little-endian int64 and float64; the other without TIMED and STAYED.
 _PACKED: Final = struct.Struct(f"<q{TALLY_WIDTH}d").pack
+_PACKED_UNTIMED: Final = struct.Struct(f"<q{TALLY_WIDTH - 2}d").pack
 
 
 class ChangedStatistics(NamedTuple):
@@ -61,9 +65,9 @@ class ChangedStatistics(NamedTuple):
     def digest(self, before: str) -> str:
         """Of all of it, chained to the digest before; BLAKE2b-128, hex."""
         state = hashlib.blake2b(before.encode(), digest_size=16)
-        state.update(b"".join(starmap(_PACKED, self.tallies)))
+        state.update(b"".join(starmap(_packed, self.tallies)))
         for label, *tally in self.own:
-            state.update(label.encode() + b"\0" + _PACKED(*tally))
+            state.update(label.encode() + b"\0" + _packed(*tally))
         for user, body in self.viewers:
             state.update(user.encode() + b"\0" + body)
         return state.hexdigest()
@@ -197,12 +201,12 @@ class Statistics:
             self._change(decision.user).served((item.identity for item in items), ts)
 
     def seen(
-        self, user: str | None, slot: Slot, ts: float, reward: float, before: float | None,
+        self, user: str | None, slot: Slot, ts: float, counted: Counted, before: Counted | None,
         signals: Mapping[str, float], label: str | None,
     ) -> None:  # fmt: skip
-        """A slot was seen, and earned so much as far as is known.
+        """A slot was seen, and this came of it as far as is known.
 
-        :param before: its reward as it was counted earlier; None at the first time
+        :param before: what was counted of it earlier; None at the first time
         """
         (item,) = self._items_of([slot])
         keys = [key for key in (item.item, item.creator, *item.tags) if key]
@@ -210,15 +214,17 @@ class Statistics:
             self._offered.mark_seen(item.item)
             for key in (TOTAL, *keys):
                 for tally in self._touch(key, ts, label):
-                    _add(tally, reward, item, signals, HALF_LIFE if key else TOTAL_HALF_LIFE)
+                    _add(tally, counted, item, signals, HALF_LIFE if key else TOTAL_HALF_LIFE)
             if user is not None:
-                self._change(user).observe(item, reward)
-        elif reward != before:
+                self._change(user).observe(item, counted)
+        elif counted != before:
             for key in (TOTAL, *keys):
                 for tally in self._touch(key, ts, label):
-                    tally[REWARD] += reward - before
+                    tally[REWARD] += counted.reward - before.reward
+                    tally[TIMED] += (counted.stayed is not None) - (before.stayed is not None)
+                    tally[STAYED] += (counted.stayed or 0.0) - (before.stayed or 0.0)
             if user is not None:
-                self._change(user).amend(item, reward - before)
+                self._change(user).amend(item, counted, before)
 
     def unseen(self, user: str, slots: Sequence[Slot], served_at: float) -> None:
         """These were never seen: they may be served again."""
@@ -294,12 +300,20 @@ class Statistics:
         return [self._items[slot.version] for slot in slots]
 
 
-def _add(tally: Tally, reward: float, item: ItemAttributes, signals: Mapping[str, float], half_life: float) -> None:
+def _packed(key: int, *tally: float) -> bytes:
+    """As it is digested. Where nothing is known of who stayed, as before that was counted: older epochs are matched."""
+    return _PACKED(key, *tally) if tally[TIMED] else _PACKED_UNTIMED(key, *tally[:TIMED], tally[OFFERED])
+
+
+def _add(tally: Tally, counted: Counted, item: ItemAttributes, signals: Mapping[str, float], half_life: float) -> None:
     keep = 0.5 ** (1.0 / half_life)
-    for column in (SEEN, REWARD, WATCHED, COMPLETION, NEGATIVE):
+    for column in DECAYED:
         tally[column] *= keep
     tally[SEEN] += 1.0
-    tally[REWARD] += reward
+    tally[REWARD] += counted.reward
+    if counted.stayed is not None:
+        tally[TIMED] += 1.0
+        tally[STAYED] += counted.stayed
     watched = signals.get("watch_s")
     if watched is not None and item.length_s > 0.0:
         tally[WATCHED] += 1.0

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from bandit.reward.signals import Counted
 from bandit.statistics.attributes import ItemAttributes, key_of
 
 #: A taste halves after so many seen slots of the viewer: what they have long liked, and what they like lately.
@@ -24,8 +25,11 @@ MAX_SEEN: Final = 2_000
 MAX_BLOCKED: Final = 2_000
 MAX_INTERESTS: Final = 64
 
-#: Columns of a taste.
-SINCE, LONG_N, LONG_SUM, SHORT_N, SHORT_SUM = range(5)
+#: Columns of a taste. Of TIMED slots it is known whether the viewer stayed; they and those STAYED halve as LONG_N does.
+SINCE, LONG_N, LONG_SUM, SHORT_N, SHORT_SUM, TIMED, STAYED = range(7)
+TASTE_WIDTH: Final = 7
+#: Stored of a viewer of whom it is never known.
+UNTIMED_WIDTH: Final = 5
 #: The taste for everything this viewer sees.
 WHOLE: Final = 0
 
@@ -59,7 +63,8 @@ class Viewer:
     """Mutable, of one viewer; decay is applied when a taste is touched or read.
 
     :ivar n: seen slots that counted, ever
-    :ivar tastes: key -> [viewer's n when last touched, decayed count and sum, the same decayed faster]
+    :ivar tastes: key -> [viewer's n when last touched, decayed count and sum, the same decayed faster, decayed counts
+        of slots of which it is known whether the viewer stayed, and of those where they did]
     :ivar seen: identity key -> log time when it was last in a feed of theirs; unseen ones are taken out again
     :ivar blocked: keys of items, creators, sounds and tags that they do not want
     :ivar interests: tags picked at sign-up, as given
@@ -74,25 +79,26 @@ class Viewer:
         self.blocked: dict[int, float] = {}
         self.interests: tuple[str, ...] = ()
 
-    def observe(self, item: ItemAttributes, reward: float) -> None:
+    def observe(self, item: ItemAttributes, counted: Counted) -> None:
         """One more seen slot."""
         self.n += 1
-        self._touch(WHOLE, 1.0, reward)
-        for key in taste_keys(item):
-            self._touch(key, 1.0, reward)
+        timed = float(counted.stayed is not None)
+        for key in (WHOLE, *taste_keys(item)):
+            self._touch(key, 1.0, counted.reward, timed, counted.stayed or 0.0)
         if len(self.tastes) > MAX_TASTES:
             self._forget_tastes()
 
-    def amend(self, item: ItemAttributes, change: float) -> None:
-        """A slot that was observed turned out to have earned so much more."""
-        self._touch(WHOLE, 0.0, change)
-        for key in taste_keys(item):
-            self._touch(key, 0.0, change)
+    def amend(self, item: ItemAttributes, counted: Counted, before: Counted) -> None:
+        """Of a slot that was observed it turned out that something else came of it."""
+        timed = float(counted.stayed is not None) - float(before.stayed is not None)
+        stayed = (counted.stayed or 0.0) - (before.stayed or 0.0)
+        for key in (WHOLE, *taste_keys(item)):
+            self._touch(key, 0.0, counted.reward - before.reward, timed, stayed)
 
-    def _touch(self, key: int, count: float, reward: float) -> None:
+    def _touch(self, key: int, count: float, reward: float, timed: float, stayed: float) -> None:
         taste = self.tastes.get(key)
         if taste is None:
-            self.tastes[key] = [float(self.n), count, reward, count, reward]
+            self.tastes[key] = [float(self.n), count, reward, count, reward, timed, stayed]
             return
         passed = self.n - taste[SINCE]
         long, short = 0.5 ** (passed / LONG_HALF_LIFE), 0.5 ** (passed / SHORT_HALF_LIFE)
@@ -101,6 +107,8 @@ class Viewer:
         taste[LONG_SUM] = taste[LONG_SUM] * long + reward
         taste[SHORT_N] = taste[SHORT_N] * short + count
         taste[SHORT_SUM] = taste[SHORT_SUM] * short + reward
+        taste[TIMED] = taste[TIMED] * long + timed
+        taste[STAYED] = taste[STAYED] * long + stayed
 
     def _forget_tastes(self) -> None:
         """Down to three quarters: what weighs least goes first."""
@@ -150,7 +158,7 @@ class Viewer:
             _Stored(
                 n=self.n,
                 keys=tastes.keys.tobytes(),
-                tastes=tastes.values.tobytes(),
+                tastes=_packed(tastes.values),
                 seen=np.array(list(self.seen), np.int64).tobytes(),
                 seen_at=np.array(list(self.seen.values()), np.float64).tobytes(),
                 blocked=np.array(list(self.blocked), np.int64).tobytes(),
@@ -165,8 +173,8 @@ class Viewer:
         stored = _decode(data)
         viewer = cls()
         viewer.n = stored.n
-        rows = np.frombuffer(stored.tastes, np.float64).reshape(-1, 5).tolist()
-        viewer.tastes = dict(zip(np.frombuffer(stored.keys, np.int64).tolist(), rows, strict=True))
+        keys = np.frombuffer(stored.keys, np.int64)
+        viewer.tastes = dict(zip(keys.tolist(), _unpacked(stored.tastes, len(keys)).tolist(), strict=True))
         viewer.seen = _pairs(stored.seen, stored.seen_at)
         viewer.blocked = _pairs(stored.blocked, stored.blocked_at)
         viewer.interests = tuple(stored.interests)
@@ -175,6 +183,24 @@ class Viewer:
 
 def _pairs(keys: bytes, values: bytes) -> dict[int, float]:
     return dict(zip(np.frombuffer(keys, np.int64).tolist(), np.frombuffer(values, np.float64).tolist(), strict=True))
+
+
+def _packed(values: npt.NDArray[np.float64]) -> bytes:
+    """Tastes as stored. Where it is never known who stays, as before that was counted: older epochs are matched."""
+    timed = bool(values[:, TIMED].any())
+    return values.tobytes() if timed else np.ascontiguousarray(values[:, :UNTIMED_WIDTH]).tobytes()
+
+
+def _unpacked(data: bytes, n: int) -> npt.NDArray[np.float64]:
+    """Shape (n, TASTE_WIDTH), of what `_packed` made."""
+    values = np.frombuffer(data, np.float64)
+    if len(values) == n * TASTE_WIDTH:
+        return values.reshape(n, TASTE_WIDTH)
+    whole = np.zeros((n, TASTE_WIDTH))
+    whole[:, :UNTIMED_WIDTH] = values.reshape(n, UNTIMED_WIDTH)
+    # As what is read from a buffer is: for another type the columns' kernel would be compiled a second time.
+    whole.flags.writeable = False
+    return whole
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -197,7 +223,7 @@ class Tastes(NamedTuple):
 
     :ivar n: seen slots that counted
     :ivar keys: shape (t,), ascending
-    :ivar values: shape (t, 5)
+    :ivar values: shape (t, TASTE_WIDTH)
     :ivar interests: shape (i,), keys of the tags that were picked
     """
 
@@ -210,7 +236,7 @@ class Tastes(NamedTuple):
     def of(cls, viewer: Viewer) -> Tastes:
         """Tastes of a viewer as they stand."""
         keys = sorted(viewer.tastes)
-        values = np.array([viewer.tastes[key] for key in keys], np.float64).reshape(-1, 5)
+        values = np.array([viewer.tastes[key] for key in keys], np.float64).reshape(-1, TASTE_WIDTH)
         tastes = cls(viewer.n, np.array(keys, np.int64), values, np.empty(0, np.int64))
         return tastes.with_interests(viewer.interests)
 
@@ -239,12 +265,8 @@ class Glimpse(NamedTuple):
     def of(cls, data: bytes) -> Glimpse:
         """What `Viewer.encode` made."""
         stored = _decode(data)
-        tastes = Tastes(
-            stored.n,
-            np.frombuffer(stored.keys, np.int64),
-            np.frombuffer(stored.tastes, np.float64).reshape(-1, 5),
-            np.empty(0, np.int64),
-        )
+        keys = np.frombuffer(stored.keys, np.int64)
+        tastes = Tastes(stored.n, keys, _unpacked(stored.tastes, len(keys)), np.empty(0, np.int64))
         return cls(
             tastes.with_interests(stored.interests),
             np.frombuffer(stored.seen, np.int64),

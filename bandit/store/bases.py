@@ -21,7 +21,7 @@ from msgspec import Struct
 from bandit import records
 from bandit.errors import CorruptModel
 from bandit.records import Base
-from bandit.statistics.folding import TALLY_WIDTH, Tally
+from bandit.statistics.folding import TALLY_WIDTH, TIMED, Tally
 from bandit.store.directory import sync_folder
 from bandit.store.log import EventLog, Txn
 from bandit.store.statistics import NO_EPOCH, StoredEpoch, StoredViewer, all_tallies, own_tallies
@@ -62,8 +62,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _header = msgspec.msgpack.Decoder(_Header).decode
 _own = msgspec.msgpack.Decoder(list[_Own]).decode
 _viewer = msgspec.msgpack.Decoder(_Viewer).decode
-#: Before arms could learn apart there was no frame for them.
-_FORMAT: Final = 2
+#: In 1 there is no frame for arms that learn apart, and up to 2 nothing of who stayed in tallies.
+_FORMAT: Final = 3
 
 
 # ---------------------------------------------------------------- records
@@ -209,8 +209,8 @@ class BaseFiles:
             if state.hexdigest() != digest:
                 raise CorruptModel(f"base {digest} is not what was written: its bytes have changed", digest=digest)
             header = _header(head[0])
-            tallies = _unpacked(head[1])
-            own = {one.label: _unpacked(one.tallies) for one in (_own(head[2]) if len(head) > 2 else [])}
+            tallies = _unpacked(head[1], header.format)
+            own = {one.label: _unpacked(one.tallies, header.format) for one in (_own(head[2]) if len(head) > 2 else [])}
         except (OSError, struct.error, IndexError, msgspec.DecodeError) as error:
             raise CorruptModel(f"base {digest} cannot be read ({error})", digest=digest) from None
         return Snapshot(StoredEpoch(header.position, header.at, header.digest), tallies, own, path, places)
@@ -234,11 +234,14 @@ def _packed(tallies: Mapping[int, Tally]) -> bytes:
     return np.array(keys, np.int64).tobytes() + values.tobytes()
 
 
-def _unpacked(data: bytes) -> dict[int, Tally]:
-    n = len(data) // (8 * (1 + TALLY_WIDTH))
+def _unpacked(data: bytes, made_in: int) -> dict[int, Tally]:
+    width = TALLY_WIDTH if made_in > 2 else TALLY_WIDTH - 2
+    n = len(data) // (8 * (1 + width))
     keys = np.frombuffer(data, np.int64, n).tolist()
-    values = np.frombuffer(data, np.float64, n * TALLY_WIDTH, 8 * n).reshape(n, TALLY_WIDTH).tolist()
-    return dict(zip(keys, values, strict=True))
+    values = np.frombuffer(data, np.float64, n * width, 8 * n).reshape(n, width)
+    if made_in < 3:
+        values = np.insert(values, TIMED, np.zeros((2, 1)), axis=1)
+    return dict(zip(keys, values.tolist(), strict=True))
 
 
 def _frames(log: EventLog, epoch: StoredEpoch, without: frozenset[str]) -> Iterator[bytes]:

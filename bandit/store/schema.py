@@ -417,3 +417,11 @@ def m015_arm_tallies(db: Database) -> None:
         ) WITHOUT ROWID"""
     )
     db.execute("CREATE INDEX arm_tallies_epoch ON arm_tallies(label, epoch)")
+
+
+@migrations()
+def m016_stayed(db: Database) -> None:
+    """Who stayed with what was shown, in tallies; nothing was counted before."""
+    for table in ("tallies", "arm_tallies"):
+        for column in ("timed", "stayed"):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} REAL NOT NULL DEFAULT 0")

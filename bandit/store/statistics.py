@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bandit import records
-from bandit.statistics.folding import ChangedStatistics, Tally
+from bandit.statistics.folding import TALLY_WIDTH, ChangedStatistics, Tally
 from bandit.store.log import EventLog, LogRow, Txn
 
 # Of one viewer, so many records since what was published of them are read; the newest count.
@@ -18,7 +18,8 @@ MAX_OWN_ROWS = 200
 MOST_FORGOTTEN = 500
 
 _LOGGED = "SELECT pos, CAST(payload AS BLOB) FROM log WHERE kind = 'epoch' AND pos > ? AND pos <= ?"
-_TALLY = "shown, seen, reward, watched, completion, negative, first_at, offered"
+_TALLY = "shown, seen, reward, watched, completion, negative, first_at, timed, stayed, offered"
+_VALUES = ", ".join("?" * TALLY_WIDTH)
 
 
 class StoredEpoch(NamedTuple):
@@ -80,12 +81,12 @@ def append_epoch(txn: Txn, changes: ChangedStatistics, epoch: StoredEpoch) -> No
     txn.append("epoch", records.encode(records.Epoch(position=epoch.position, digest=epoch.digest)))
     txn.execute("INSERT OR REPLACE INTO epochs (position, at, digest) VALUES (?, ?, ?)", epoch)
     txn.executemany(
-        f"INSERT OR REPLACE INTO tallies (epoch, key, {_TALLY}) VALUES ({epoch.position:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR REPLACE INTO tallies (epoch, key, {_TALLY}) VALUES ({epoch.position:d}, ?, {_VALUES})",
         changes.tallies,
     )
     txn.executemany(
         f"INSERT OR REPLACE INTO arm_tallies (epoch, label, key, {_TALLY})"
-        f" VALUES ({epoch.position:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f" VALUES ({epoch.position:d}, ?, ?, {_VALUES})",
         changes.own,
     )
     # Of arms that are no more, some at a time.
@@ -138,7 +139,7 @@ def changed_tallies(
     """
     wanted = msgspec.json.encode(list(keys)).decode()
     sql = (
-        "SELECT * FROM (SELECT NULL, -1 AS key, position, at, digest, 0, 0, 0, 0, 0 FROM epochs"
+        "SELECT * FROM (SELECT NULL, -1 AS key, position, at, digest, 0, 0, 0, 0, 0, 0, 0 FROM epochs"
         " ORDER BY position DESC LIMIT 1)"
         f" UNION ALL SELECT NULL, key, {_TALLY} FROM tallies WHERE epoch > ?"
         f" UNION ALL SELECT NULL, key, {_TALLY} FROM tallies WHERE key IN (SELECT value FROM json_each(?))"
