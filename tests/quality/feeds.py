@@ -337,9 +337,10 @@ SCENARIOS: Final[list[Scenario]] = [
                    "since, a video was seen 2 to 5 times, and a swipe is mostly luck (what a slot earns goes with what "
                    "it is worth by a correlation of .35, staying by .47). What is still remembered is not in the way: "
                    "in a stand-in for the service (seed 1, within .04) that recovers .83, it is .78 if tastes are "
-                   "forgotten at the very moment, and without the counts of who stayed .82, with all tastes forgotten .81, with "
-                   "what is known of items too .72, with the weights too .60. Were statistics free of luck, a service "
-                   "begun anew would be where it stays after 5 to 10 % of a run, and this one back to .85."),
+                   "forgotten at the very moment, and without the counts of who stayed .82, with all tastes "
+                   "forgotten .81, with what is known of items too .72, with the weights too .60. Were statistics free "
+                   "of luck, a service begun anew would be where it stays after 5 to 10 % of a run, and this one back "
+                   "to .85."),
         policies=[*_of(drift, [OURS], 2), Measurable(NO_DECAY, without_decay, 2), *_of(drift, ["popularity"], 2)],
         figures=["before", "after", "later", "recovered"],
         targets=_drift_targets,
