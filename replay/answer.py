@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from replay import diagnostics, disagreement, verdict
-from replay.collect import Collected, PolicySums, Predictor
+from replay.collect import Predictor
+from replay.collected import Collected, PolicySums
 from replay.errors import BadLog, BadQuestion
 from replay.estimators import Estimator, difference, difference_gradient, parse_estimator, standard_error
 from replay.events import Log, Policy
@@ -138,14 +139,13 @@ def _of_policy(policy: Policy, collected: Collected, sums: PolicySums, options: 
         difference=None,
         weights=weight_summary(whole),
         checks=checks,
-        updates=sums.updates if sums.updates is not None else getattr(policy, "updates", None),
+        updates=sums.updates if sums.updates is not None else sums.learned,
     )
-    note = getattr(policy, "note", "")
-    if note and answer.estimates:
-        answer.estimates[0].note = note
+    if sums.note and answer.estimates:
+        answer.estimates[0].note = sums.note
     if refused is not None:
         answer.bounds = identification_bounds(
-            whole, uncovered=_uncovered(policy), alpha=options.alpha, reward_range=whole.reward_range
+            whole, uncovered=sums.uncovered, alpha=options.alpha, reward_range=whole.reward_range
         )
         answer.events_needed = diagnostics.events_for_ess(whole.n, effective_events(whole))
         return answer
@@ -154,17 +154,13 @@ def _of_policy(policy: Policy, collected: Collected, sums: PolicySums, options: 
         answer.sequence = sequence(whole, alpha=options.alpha, reward_range=whole.reward_range)
     answer.slices = {
         field: [_part(value, part, primary, options) for value, part in sorted(values.items())]
-        for field, values in sums.slices.items()
+        for field, values in sums.sliced.items()
     }
     answer.over_time = [
         _part(_when(stretch.start, stretch.length), stretch.sums, primary, options)
         for stretch in sums.times.stretches()
     ]
     return answer
-
-
-def _uncovered(policy: Policy) -> float:
-    return float(getattr(policy, "uncovered", 0.0))
 
 
 def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Options) -> list[Check]:
@@ -174,11 +170,11 @@ def _checks(sums: PolicySums, collected: Collected, policy: Policy, options: Opt
     except BadQuestion:
         error = None
     found = diagnostics.checks(
-        whole, viewers=collected.viewers, uncovered=_uncovered(policy), reward_range=whole.reward_range, error=error
+        whole, viewers=collected.viewers, uncovered=sums.uncovered, reward_range=whole.reward_range, error=error
     )
-    if _uncovered(policy) <= diagnostics.UNCOVERED_NOISE:
+    if sums.uncovered <= diagnostics.UNCOVERED_NOISE:
         found += _mean_weights_by_part(sums)
-    until = getattr(policy, "learned_until", None)
+    until = sums.learned_until
     if until is not None and until > collected.first_place:
         found.append(
             Check(
@@ -200,7 +196,7 @@ def _mean_weights_by_part(sums: PolicySums) -> list[Check]:
     stretches = sums.times.stretches()
     by_time = {_when(each.start, each.length): each.sums for each in stretches}
     of_days = bool(stretches) and stretches[0].length == 86_400
-    families = [("day" if of_days else "stretch", by_time), *sums.slices.items()]
+    families = [("day" if of_days else "stretch", by_time), *sums.sliced.items()]
     found: list[Check] = []
     for what, parts in families:
         enough = {label: part for label, part in parts.items() if part.n >= ENOUGH}

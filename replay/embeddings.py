@@ -43,7 +43,7 @@ class Embedding:
     def keys(self, batch: Batch) -> U64:
         """Shape (C,).
 
-        :raises BadQuestion: the log has no features of candidates, or no candidate of its first batch has a field
+        :raises BadQuestion: the log has no features of candidates
         """
         if batch.texts is None:
             raise BadQuestion(f"mips(by={'+'.join(self.by)}) needs features of candidates, and this log has none")
@@ -54,13 +54,18 @@ class Embedding:
         for text in dict.fromkeys(texts):
             if text not in known:
                 known[text] = self._key(text)
+        return np.array([known[text] for text in texts], np.uint64)
+
+    def refuse_lost(self) -> None:
+        """
+        :raises BadQuestion: no candidate so far had one of the fields
+        """
         lost = [field for field, found in zip(self.by, self._found, strict=True) if not found]
         if lost:
             raise BadQuestion(
                 f"no candidate has a feature {', '.join(lost)}, by which mips was to tell them apart; they have "
                 f"{', '.join(list(self._names)[:20]) or 'none'}"
             )
-        return np.array([known[text] for text in texts], np.uint64)
 
     def _key(self, text: bytes) -> int:
         members = _members.decode(text)
@@ -187,6 +192,10 @@ class EmbeddedSums:
         found = embedded_weights(self._embedding.keys(batch), batch.candidates, batch.chosen, pmf, logged)
         self._lost += found.uncovered
         self.sums.add(batch, found.weight, weight_bound=np.inf if found.uncovered > 0.0 else found.bound)
+
+    def refuse_lost(self) -> None:
+        """See `Embedding.refuse_lost`."""
+        self._embedding.refuse_lost()
 
     def merge(self, other: EmbeddedSums) -> EmbeddedSums:
         """Both together; neither is changed."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from replay import disagreement
 from replay.answer import Options, answer, no_events
-from replay.collect import Asked, Predictor, collect
+from replay.collect import Predictor, collect
+from replay.collected import Asked
 from replay.errors import BadPolicy, BadQuestion
 from replay.estimators import FAMILIES, Estimator, parse_estimator
 from replay.events import Log, Needs, Policy
@@ -107,16 +108,15 @@ def is_slates(log: Log) -> bool:
 
 def wanted(log: Log, options: Options, *, slates: bool) -> Asked:
     """What to collect."""
-
-    def primary(with_q: bool) -> Estimator:
-        return parse_estimator(PRIMARY[slates, with_q], slates=slates)
-
     names = options.estimators or (SLATES if slates else SINGLE)
     grids = [name for name in names if name in FAMILIES and not slates]
     return Asked(
         estimators=tuple(_estimator(name, slates=slates) for name in names if name not in grids),
         grids=tuple(grid(name) for name in grids),
-        primary=primary,
+        primary=(
+            parse_estimator(PRIMARY[slates, False], slates=slates),
+            parse_estimator(PRIMARY[slates, True], slates=slates),
+        ),
         slices=options.slices,
         pairs=_pairs(log, options) if slates and options.assumptions else (),
         weight_bound=options.weight_bound,
@@ -153,7 +153,7 @@ def fitted(log: Log, policies: Sequence[Policy], options: Options, *, slates: bo
         if named_ones:
             raise BadQuestion(f"{', '.join(named_ones)} needs a reward model, and none was to be used")
         return None
-    if not any(each.needs_q for each in (*every, asked.primary(True))):
+    if not any(each.needs_q for each in (*every, asked.primary[True])):
         return None
     if not any(policy.needs(True).candidates for policy in policies):
         if options.model != "auto" or any(each.needs_q for each in every if options.estimators):

@@ -206,6 +206,8 @@ class Assignment(NamedTuple):
     slot. None where the policy knows only the first, or was not asked."""
     accepted: U8 | None = None
     """Shape (n,), policies that learn along the log: 1 where the event was learned from."""
+    uncovered: float | None = None
+    """What it gives, added up over slots, to candidates that the log could not have shown; None if nobody looked."""
 
 
 class Policy(Protocol):

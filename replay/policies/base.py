@@ -25,26 +25,6 @@ class PolicyBase:
     def __init__(self, name: str, spec: str) -> None:
         self.name = name
         self.spec = spec
-        self._first_seen: int | None = None
-        self._uncovered_mass, self._slots_seen = 0.0, 0
-
-    @property
-    def uncovered(self) -> float:
-        """Mean probability, over the slots seen, that it gives to what the log says could not have been shown."""
-        return self._uncovered_mass / self._slots_seen if self._slots_seen else 0.0
-
-    def look_for_uncovered(self, batch: Batch, pmf: F64) -> None:
-        """Count what it gives to candidates that were logged with probability 0, if the log has those of all.
-
-        :param pmf: shape (C,)
-        """
-        first = int(batch.place[0])
-        if self._first_seen in (None, first):  # The log is being read, or read again.
-            self._first_seen = first
-            self._uncovered_mass, self._slots_seen = 0.0, 0
-        self._slots_seen += batch.n_slots
-        if batch.candidates is not None and batch.candidates.logged is not None:
-            self._uncovered_mass += float(pmf[batch.candidates.logged <= 0].sum())
 
     def needs(self, pmf: bool) -> Needs:
         """Nothing beyond what every batch has."""
@@ -142,6 +122,17 @@ def slot_sums(values: F64, starts: I64) -> F64:
 def of_chosen(pmf: F64, batch: Batch, starts: I64) -> F64:
     """Shape (S,): of the probabilities of all candidates those of what was shown."""
     return np.asarray(pmf[starts[:-1] + batch.chosen])
+
+
+def uncovered(batch: Batch, pmf: F64) -> float:
+    """What is given, added up over slots, to candidates that were logged with probability 0, if the log has those of
+    all.
+
+    :param pmf: shape (C,)
+    """
+    if batch.candidates is None or batch.candidates.logged is None:
+        return 0.0
+    return float(pmf[batch.candidates.logged <= 0].sum())
 
 
 # -- a bound on weights -------------------------------------------------------------------------

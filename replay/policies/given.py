@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Log, Needs
-from replay.policies.base import PolicyBase, candidate_starts, checked, checked_pmf, of_chosen
+from replay.policies.base import PolicyBase, candidate_starts, checked, checked_pmf, of_chosen, uncovered
 
 Probabilities = Callable[[Batch], Any]
 """Takes a batch; gives the probability of what was shown at each slot, shape (S,), or of every candidate of every
@@ -98,8 +98,7 @@ class Propensities(PolicyBase):
             )
         starts = candidate_starts(batch)
         whole = checked_pmf(self.name, batch, values.ravel(), starts)
-        self.look_for_uncovered(batch, whole)
-        return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
+        return Assignment(of_chosen(whole, batch, starts), whole if pmf else None, uncovered=uncovered(batch, whole))
 
 
 class Called(PolicyBase):
@@ -141,8 +140,8 @@ class Called(PolicyBase):
         n_candidates = int(starts[-1])
         if values.shape == (n_candidates,):
             whole = checked_pmf(self.name, batch, values, starts)
-            self.look_for_uncovered(batch, whole)
-            return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
+            shown = of_chosen(whole, batch, starts)
+            return Assignment(shown, whole if pmf else None, uncovered=uncovered(batch, whole))
         if values.shape != (batch.n_slots,):
             raise BadPolicy(
                 f"{self.spec} gave shape {values.shape}; needed is ({batch.n_slots},), the probability of what was "

@@ -6,7 +6,7 @@ import numpy as np
 
 from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Needs
-from replay.policies.base import PolicyBase, candidate_starts, place_of_slot
+from replay.policies.base import PolicyBase, candidate_starts, place_of_slot, uncovered
 
 
 class Logged(PolicyBase):
@@ -42,5 +42,4 @@ class Uniform(PolicyBase):
         if not pmf and batch.candidates is None:
             return Assignment(share, None)
         whole = np.repeat(share, np.diff(candidate_starts(batch)))
-        self.look_for_uncovered(batch, whole)
-        return Assignment(share, whole if pmf else None)
+        return Assignment(share, whole if pmf else None, uncovered=uncovered(batch, whole))

@@ -21,6 +21,7 @@ from replay.policies.base import (
     of_chosen,
     place_of_slot,
     slot_sums,
+    uncovered,
 )
 
 _ITEM: Final = ("item", "item_id")
@@ -90,8 +91,7 @@ class Table(PolicyBase):
         else:
             self._check_sums(batch, values, starts)
         whole = checked_pmf(self.name, batch, values, starts)
-        self.look_for_uncovered(batch, whole)
-        return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
+        return Assignment(of_chosen(whole, batch, starts), whole if pmf else None, uncovered=uncovered(batch, whole))
 
     def _positions(self, batch: Batch) -> Any:
         """Shape (S,): each slot's key into the parts, as text."""

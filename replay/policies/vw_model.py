@@ -21,7 +21,15 @@ from bandit.ranking.scorer import read_state, weights_from_model
 from bandit.slate.explorers import Explorer, epsilon_greedy, greedy, softmax, squarecb
 from replay.errors import BadPolicy
 from replay.events import Assignment, Batch, Log, Needs
-from replay.policies.base import PolicyBase, candidate_starts, number, of_chosen, place_of_slot, split_options
+from replay.policies.base import (
+    PolicyBase,
+    candidate_starts,
+    number,
+    of_chosen,
+    place_of_slot,
+    split_options,
+    uncovered,
+)
 from replay.policies.rows import Hasher, events_of_candidates, explored, scores
 from replay.readers.service_texts import whole_texts
 
@@ -252,8 +260,7 @@ class VwModel(PolicyBase):
             slot = int(np.searchsorted(starts, int(np.argmax(bad)), side="right")) - 1
             raise BadPolicy(f"{self.spec}: the model's score at {place_of_slot(batch, slot)} is not finite")
         whole = explored(values, starts, explorer=self._explorer, shortlist=self._shortlist, floor=self._floor)
-        self.look_for_uncovered(batch, whole)
-        return Assignment(of_chosen(whole, batch, starts), whole if pmf else None)
+        return Assignment(of_chosen(whole, batch, starts), whole if pmf else None, uncovered=uncovered(batch, whole))
 
     def _scores(self, model: Model, batch: Batch, starts: Any) -> NDArray[np.float32]:
         assert batch.texts is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -60,6 +61,12 @@ class Tally:
         """Forget what was counted since."""
         self._counts, self._examples = dict(kept[0]), list(kept[1])
 
+    def take(self, counts: Mapping[str, int], examples: Sequence[str]) -> None:
+        """Count what was counted elsewhere."""
+        for reason, n in counts.items():
+            self.note(reason, n)
+        self._examples += examples[: EXAMPLES - len(self._examples)]
+
     def problems(self) -> Problems:
         """What was counted so far."""
         return Problems(dict(self._counts), tuple(self._examples))
@@ -100,6 +107,20 @@ class Reading:
     def done(self) -> int:
         """How much of :meth:`size` the current reading has passed."""
         return self._done
+
+    def parts(self) -> Sequence[Reading]:
+        """The log in parts, in order, each a log of its own. This one can only be read as a whole."""
+        return [self]
+
+    def report(self) -> Any:
+        """What the last reading of this part found that it could not use; see :meth:`absorb`. It can be sent away."""
+        return self._tally.copy()
+
+    def absorb(self, reports: Sequence[Any]) -> None:
+        """Have :meth:`problems` tell what the parts reported, in the order of the parts, wherever they were read."""
+        self._tally = Tally(self.name, self._on_broken)
+        for counts, examples in reports:
+            self._tally.take(counts, examples)
 
     def knows_candidates(self) -> bool:
         """It says what each slot could have shown, so that it can be asked for."""

@@ -11,7 +11,8 @@ import pytest
 
 import replay
 from replay.__main__ import main
-from replay.collect import Asked, collect
+from replay.collect import collect
+from replay.collected import Asked
 from replay.embeddings import Embedding, embedded_weights
 from replay.errors import BadQuestion
 from replay.estimators import SINGLE, mips, parse_estimator
@@ -151,7 +152,7 @@ def test_parts_merge_to_the_whole() -> None:
     log, given = world(10, n=1000)
     batches = list(log.batches(Needs(candidates=True, texts=True, logged=True)))
     estimator = mips("genre")
-    wanted = Asked((estimator, SINGLE["ips"]), primary=lambda with_q: SINGLE["ips"], reward_range=(0.0, 1.0))
+    wanted = Asked((estimator, SINGLE["ips"]), primary=(SINGLE["ips"], SINGLE["ips"]), reward_range=(0.0, 1.0))
 
     class Part:
         name, kind, marginals, reward_range = "part", "arrays", False, (0.0, 1.0)
