@@ -107,11 +107,12 @@ def answer(
         checks=[],
         alpha=options.alpha,
         seconds=seconds,
-        version=_version(),
+        version=version_here(),
     )
 
 
-def _version() -> str:
+def version_here() -> str:
+    """Of this package."""
     try:
         return version("feed-bandit")
     except PackageNotFoundError:

@@ -23,6 +23,12 @@ class Unsupported(BadPolicy):
     code = "unsupported"
 
 
+class WorkerLost(BanditError):
+    """Workers died again and again of the same part of a log, or there are none."""
+
+    code = "worker_lost"
+
+
 class BadQuestion(BanditError):
     """An estimator, interval, level, slice or reward formula that does not exist or does not fit this log."""
 

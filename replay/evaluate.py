@@ -33,7 +33,10 @@ def add_parser(subparsers: Any) -> None:
         "exit status: 0 answered, 3 refused (for every policy), 2 bad input",
     )
     add = parser.add_argument
-    add("log", metavar="LOG", help="a service's data directory, dsjson, Parquet, or an Open Bandit directory")
+    # fmt: off
+    add("log", metavar="LOG", nargs="+",
+        help="a service's data directory, an Open Bandit directory, or files or directories of dsjson or Parquet")
+    # fmt: on
     add("--policy", metavar="NAME=SPEC", action="append", required=True, help="whom to evaluate; may be repeated")
     add("--estimator", metavar="NAME", action="append", default=[], help="may be repeated (default: the usual ones)")
     add("--tune", metavar="RULE", default="prior", help="how lambda of dros and others is chosen (default: prior)")
@@ -51,6 +54,9 @@ def add_parser(subparsers: Any) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--kind", choices=("service", "dsjson", "parquet", "obd"), help="of the log (default: found out)")
     add("--on-broken", choices=("skip", "fail"), default="skip", help="a line that cannot be read (default: skip)")
+    add("--workers", metavar="N", type=int, default=1,
+        help="so many processes read the log's files; the answer has the same bits (default: %(default)s)")  # fmt: skip
+    add("--dask", metavar="ADDRESS", help="the workers of this Dask scheduler read them, such as tcp://127.0.0.1:8786")
     add("--seed", metavar="S", type=int, default=0, help="of samples and bootstraps (default: %(default)s)")
     add("--json", action="store_true", help="print the whole answer as JSON")
     add("--html", metavar="FILE", type=Path, help="also write the report as one self-contained page")
@@ -69,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
                 reward=arguments.reward,
                 on_broken=arguments.on_broken,
                 after=arguments.after,
+                workers=arguments.workers,
+                dask=arguments.dask,
                 progress=progress,
                 estimators=tuple(arguments.estimator),
                 tune=arguments.tune,

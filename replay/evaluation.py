@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from replay import disagreement
 from replay.answer import Options, answer, no_events
-from replay.collect import Predictor, collect
+from replay.collect import Predictor, collect, question_of
 from replay.collected import Asked
+from replay.crews import collect_by, crew_of, is_along, packed_policies
 from replay.errors import BadPolicy, BadQuestion
 from replay.estimators import FAMILIES, Estimator, parse_estimator
 from replay.events import Log, Needs, Policy
@@ -32,13 +33,15 @@ PRIMARY: Final = {  # by (slates, with a reward model)
 
 
 def evaluate(
-    log: Log | str | Path,
+    log: Log | str | Path | Sequence[str | Path],
     policies: Mapping[str, Any] | Iterable[Any],
     *,
     kind: str | None = None,
     reward: str | None = None,
     on_broken: str = "skip",
     after: int | None = None,
+    workers: int = 1,
+    dask: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
     **options: Any,
 ) -> Evaluation:
@@ -52,28 +55,37 @@ def evaluate(
     >>> round(answer.estimates[0].value, 3), answer.difference.verdict
     (0.9, 'better')
 
-    :param log: an opened one, or a path for `replay.readers.open_log`
+    :param log: an opened one, or a path or several for `replay.readers.open_log`
     :param policies: what `replay.policies.as_policy` takes (specs, arrays, callables, policies), by name if a
         mapping; a spec may carry its own: ``NAME=SPEC``
     :param kind, reward, on_broken, after: for `open_log`, if ``log`` is a path
+    :param workers: so many processes on this machine read the log's files; the answer has the same bits
+    :param dask: address of a Dask scheduler, whose workers read them; they need the files at the same paths
     :param progress: told, now and then, how much of how much is read
     :param options: see :class:`Options`
     :raises BadLog, BadPolicy, BadQuestion: what is wrong, what is allowed, what to do
+    :raises WorkerLost: workers died again and again
     """
     started = time.monotonic()
     asked = Options(**options)
     more = {} if after is None else {"after": after}
-    if isinstance(log, str | Path):
+    if isinstance(log, str | Path | Sequence):
         log = open_log(log, kind=kind, reward=reward, on_broken=on_broken, **more)
     opened = log
     targets = named(policies)
+    crew = crew_of(opened, workers, dask)
+    fresh = () if crew is None else packed_policies(targets)
     for policy in targets:
-        policy.prepare(opened)
+        if crew is None or not is_along(policy):
+            policy.prepare(opened)
     slates = is_slates(opened)
     model = fitted(opened, targets, asked, slates=slates)
-    collected = collect(
-        opened, targets, wanted(opened, asked, slates=slates), slates=slates, model=model, progress=progress
-    )
+    terms = wanted(opened, asked, slates=slates)
+    if crew is None:
+        collected = collect(opened, targets, terms, slates=slates, model=model, progress=progress)
+    else:
+        question = question_of(opened, targets, terms, slates=slates, model=model)
+        collected = collect_by(crew, question, targets, fresh, progress)
     return answer(opened, collected, targets, asked, seconds=time.monotonic() - started)
 
 

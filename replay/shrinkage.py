@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import erf, exp, log, pi, sqrt
 from typing import Final, NamedTuple
@@ -189,16 +190,17 @@ def mean_absolute_deviation(sums: Sums) -> float:
 def _clipped(name: str, rung: float, *, model: bool) -> Estimator:
     """E[dm] + E[v e] / E[v] with v = min(w, rung); without the model E[v r] / E[v]."""
     top, bottom = Term("we" if model else "wr", "clip", rung), Term("w", "clip", rung)
-
-    def function(m: Means) -> tuple[float, dict[str, float]]:
-        if m[bottom.name] == 0.0:
-            raise BadQuestion(f"{name}: every weight is 0, the target never does what was logged; no estimate")
-        ratio = m[top.name] / m[bottom.name]
-        partials = {top.name: 1.0 / m[bottom.name], bottom.name: -ratio / m[bottom.name]}
-        return (m["dm"] + ratio, partials | {"dm": 1.0}) if model else (ratio, partials)
-
+    function = partial(_clipped_ratio, name, top.name, bottom.name, model)
     terms = (Term("dm"), top, bottom, Term("ww", "clip", rung)) if model else (top, bottom)
     return Estimator(f"{name}(lambda={number(rung)})", function, terms, family=name, lam=rung)
+
+
+def _clipped_ratio(name: str, top: str, bottom: str, model: bool, m: Means) -> tuple[float, dict[str, float]]:
+    if m[bottom] == 0.0:
+        raise BadQuestion(f"{name}: every weight is 0, the target never does what was logged; no estimate")
+    ratio = m[top] / m[bottom]
+    partials = {top: 1.0 / m[bottom], bottom: -ratio / m[bottom]}
+    return (m["dm"] + ratio, partials | {"dm": 1.0}) if model else (ratio, partials)
 
 
 def _unused(m: Means) -> tuple[float, dict[str, float]]:

@@ -267,7 +267,8 @@ class Sums:
             self.terms, reward_range=self.reward_range, n_buckets=len(self.buckets), table=self.tabled,
             top=max(len(self._heap), len(other._heap)),
         )  # fmt: skip
-        both.weights = self.weights.merge(other.weights)
+        if self.tabled:
+            both.weights = self.weights.merge(other.weights)
         both._widen(max(self.n_slots, other.n_slots))
         both.n = self.n + other.n
         for part in (self, other):

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "requirements"
 TOOLS = LOCKS / "lock-tools.txt"
-EXTRAS = {"dev": ["dev", "replay"], "replay": ["replay"], "run": []}
+EXTRAS = {"dev": ["dev", "replay", "replay-dask"], "replay": ["replay"], "run": []}
 OPTIONS = [
     "--quiet",
     "--allow-unsafe",

@@ -77,6 +77,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
 DOORS: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"bandit.store"}),
     "sqlite_utils": frozenset({"bandit.store"}),
+    "dask": frozenset(),
+    "distributed": frozenset({"replay.cluster"}),
     "vowpalwabbit": frozenset(
         {"bandit.learning.learner", "replay.policies.learning", "replay.policies.vw_model", "replay.simulate.ccb"}
     ),

@@ -111,7 +111,7 @@ _MADE_BY: Mapping[str, Any] = {
     "table": lambda name, spec, rest: Table(name, spec, read_table(spec, Path(rest))),
     "column": lambda name, spec, rest: Column(name, spec, rest.strip()),
     "propensities": lambda name, spec, rest: Propensities(name, spec, load_propensities(spec, Path(rest))),
-    "python": lambda name, spec, rest: Called(name, spec, load_callable(spec, rest.strip())),
+    "python": lambda name, spec, rest: Called(name, spec, load_callable(spec, rest.strip()), rest.strip()),
     "greedy": _model,
     "epsilon": _model,
     "softmax": _model,

@@ -21,6 +21,8 @@ class PolicyBase:
     """A policy that needs nothing of the log but its batches, and is the same for every event."""
 
     stationary = True
+    along = False
+    """It has to see the whole log, in its order, as one."""
 
     def __init__(self, name: str, spec: str) -> None:
         self.name = name

@@ -50,6 +50,7 @@ class Propensities(PolicyBase):
     """
 
     stationary = False
+    along = True
 
     def __init__(self, name: str, spec: str, values: NDArray[Any]) -> None:
         super().__init__(name, spec)
@@ -102,12 +103,16 @@ class Propensities(PolicyBase):
 
 
 class Called(PolicyBase):
-    """Whatever a Python callable says. It is called with every batch, in the log's order."""
+    """Whatever a Python callable says. It is called with every batch; in one process, in the log's order.
+
+    :param target: where the function was loaded from, see :func:`load_callable`: another process loads it again
+    """
 
     stationary = False
 
-    def __init__(self, name: str, spec: str, function: Probabilities) -> None:
+    def __init__(self, name: str, spec: str, function: Probabilities, target: str | None = None) -> None:
         super().__init__(name, spec)
+        self._target = target
         if not callable(function):
             raise BadPolicy(f"{spec}: {function!r} is not callable; give a function of a batch")
         self._function = function
@@ -115,6 +120,14 @@ class Called(PolicyBase):
         if not isinstance(wants, Needs):
             raise BadPolicy(f"{spec}: its attribute needs is {wants!r}; make it a replay.events.Needs")
         self._needs = wants._replace(candidates=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self._target is None else {**self.__dict__, "_function": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._target is not None:
+            self._function = load_callable(self.spec, self._target)
 
     def needs(self, pmf: bool) -> Needs:
         """The candidates, and what the callable's attribute ``needs`` says."""

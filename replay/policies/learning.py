@@ -28,6 +28,7 @@ from replay.policies.base import PolicyBase, is_uniform, number
 from replay.policies.learning_arguments import OPTIONS, check_step_sizes, checked_arguments
 from replay.policies.learning_census import Census
 from replay.policies.learning_run import Ran, drawn, run
+from replay.readers.dsjson import DsjsonLog
 from replay.writers.dsjson import DsjsonWriter
 
 CURVE_POINTS: Final = 20
@@ -65,6 +66,7 @@ class Learning(PolicyBase):
     """
 
     stationary = False
+    along = True
 
     def __init__(self, name: str, spec: str, arguments: str, *, c: float | None = None, seed: int = 0) -> None:
         super().__init__(name, spec)
@@ -290,11 +292,9 @@ def _pi_of_chosen(census: Census, ran: Ran) -> list[tuple[int, NDArray[np.float6
 
 def plain_file(log: Log) -> Path | None:
     """The file that VW can read by itself: one that is dsjson and not compressed."""
-    if log.kind != "dsjson":
+    if not isinstance(log, DsjsonLog) or len(log.files) > 1:
         return None
-    path = Path(getattr(log, "path", log.name))
-    if not path.is_file():
-        return None
+    path = log.files[0]
     with path.open("rb") as file:
         head = file.read(3)
     # gzip, Zstandard, a byte order mark: VW's reader knows none of them here.

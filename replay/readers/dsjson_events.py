@@ -61,10 +61,13 @@ class Assembler:
         identity: Identity,
         tally: Tally,
         written_fields: tuple[str, ...],
+        lines_before: int = 0,
     ) -> None:
         """
         :param written_fields: those that ``convert`` wrote down
+        :param lines_before: in the files before this one; places count on from there, messages do not
         """
+        self._before = lines_before
         self._name = name
         self._options = options
         self._needs = needs
@@ -134,7 +137,8 @@ class Assembler:
         else:
             item = self._identity.keys([bytes(multi[k]) for multi, k in zip(multis, chosen, strict=True)])
         ones = np.ones(len(rows.lines), np.int64)
-        return self._batch(rows, place, Slots(ones, item, which, propensity, reward, n_candidates, candidates, actions))
+        slots = Slots(ones, item, which, propensity, reward, n_candidates, candidates, actions)
+        return self._batch(rows, place + self._before, slots)
 
     # ---------------------------------------------------------------- several slots
 
@@ -180,7 +184,7 @@ class Assembler:
             candidates=Candidates(starts, keys, logged if self._needs.logged else None) if self._listed else None,
             actions=[action for part in parts for slot in part.actions for action in slot],
         )
-        return self._batch(rows, place_of, slots)
+        return self._batch(rows, place_of + self._before, slots)
 
     # ---------------------------------------------------------------- both
 

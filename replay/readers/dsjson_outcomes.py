@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ class Found:
         self.lines = 0
         """Of outcomes beside their decision."""
         self.largest_pdrop = 0.0
+        self.lines_before: list[int] = []
+        """Of each file, how many lines there are in the files before it."""
 
     def look(self, block: bytes) -> None:
         """Take note of a block of lines."""
@@ -82,15 +85,23 @@ def _not_labelled(block: bytes) -> list[tuple[int, int]]:
     return list(zip(starts[other].tolist(), ends[other].tolist(), strict=True))
 
 
-def look_through(path: Path) -> Found:
-    """A first look at a whole file. Keeps the outcomes that stand alone, which are few in joined logs."""
+def look_through(files: Sequence[Path]) -> Found:
+    """A first look at whole files. Keeps the outcomes that stand alone, which are few in joined logs."""
     found = Found()
-    try:
-        for block in blocks(path, lambda _: None):
-            found.look(block)
-    except (CutShort, BadLog):
-        pass  # The reading itself comes to it, and says so.
+    lines = 0
+    for file in files:
+        found.lines_before.append(lines)
+        # What cannot be read the reading itself comes to, and says so.
+        with suppress(CutShort, BadLog):
+            for block in blocks(file, lambda _: None):
+                found.look(block)
+                lines += lines_in(block)
     return found
+
+
+def lines_in(block: bytes) -> int:
+    """How many; the last may lack its newline."""
+    return block.count(b"\n") + (not block.endswith(b"\n"))
 
 
 def values_of(raw: Raw) -> tuple[list[float], bool]:

@@ -1,25 +1,21 @@
-"""Parquet: a file, or a directory of files with the same columns, a row a slot."""
+"""Parquet: files with the same columns, a row a slot."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from replay.errors import BadLog
 from replay.events import F64, I64, Batch, Candidates, Needs, Texts, slot_numbers
 from replay.readers.common import WHAT_TO_LOG, OnBroken, Reading, checked_propensity, dense, own_keys
+from replay.readers.parquet_rows import look, rows_of
 from replay.readers.ragged import starts_of, taken
 from replay.readers.tables import bytes_of, changes, floats, keys_of, seconds, values_of, wholes
-
-ROWS: Final = 65_536
-"""Rows read at a time."""
-BUFFER: Final = 1 << 20
-"""Bytes of a column that are read ahead: a row group need not fit into memory."""
 
 ROLES: Final[dict[str, tuple[str, ...]]] = {
     "reward": ("reward", "click", "r"),
@@ -56,8 +52,9 @@ class ParquetLog(Reading):
 
     def __init__(
         self,
-        path: Path,
+        files: Sequence[Path],
         *,
+        name: str | None = None,
         on_broken: OnBroken = "skip",
         names: Mapping[str, str] | None = None,
         n_actions: int | None = None,
@@ -65,19 +62,29 @@ class ParquetLog(Reading):
         marginals: bool = False,
     ) -> None:
         """
+        :param files: in the order in which they are read
+        :param name: of the log, for messages; that of the first file if not given
         :raises BadLog: no Parquet, a needed column is not there, or an option is not known
         """
-        super().__init__(str(path), on_broken=on_broken, reward_range=reward_range, marginals=marginals)
+        super().__init__(name or str(files[0]), on_broken=on_broken, reward_range=reward_range, marginals=marginals)
         if n_actions is not None and n_actions < 1:
             raise BadLog(f"n_actions={n_actions} is not allowed; at least 1 is")
         self._n_actions = n_actions
-        self._files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        if not self._files:
-            raise BadLog(f"{path} holds no .parquet file")
-        self._schema, self._size = self._look()
+        self._schema, self._size, self._stretches = look(files)
+        self._mine = range(len(self._stretches))
         self._roles = self._find(dict(names or {}))
         if self._size == 0:
-            raise BadLog(f"{path} has no rows")
+            raise BadLog(f"{self.name} has no rows")
+
+    def parts(self) -> Sequence[ParquetLog]:
+        """By file; small files together, large ones cut between row groups. Rows are numbered over all of them."""
+        return [self._part(k) for k in self._mine]
+
+    def _part(self, which: int) -> ParquetLog:
+        part = copy(self)
+        part._mine = range(which, which + 1)
+        part._size = sum(piece.rows for piece in self._stretches[which])
+        return part
 
     def knows_candidates(self) -> bool:
         """By a column, or as given."""
@@ -96,26 +103,6 @@ class ParquetLog(Reading):
         return tuple(name for name in self.field_names() if pa.types.is_floating(self._schema.field(name).type))
 
     # ---------------------------------------------------------------- what there is
-
-    def _look(self) -> tuple[pa.Schema, int]:
-        schema: pa.Schema | None = None
-        rows = 0
-        for file in self._files:
-            with self._opened(file) as opened:
-                found = opened.schema_arrow
-                rows += opened.metadata.num_rows
-            if schema is not None and set(schema.names) - set(found.names):
-                missing = ", ".join(sorted(set(schema.names) - set(found.names)))
-                raise BadLog(f"{file} has no column {missing}, which {self._files[0]} has; all files need the same")
-            schema = schema if schema is not None else found
-        assert schema is not None
-        return schema, rows
-
-    def _opened(self, file: Path) -> Any:
-        try:
-            return pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
-            raise BadLog(f"{file} is no Parquet that can be read ({_first_line(error)})") from None
 
     def _find(self, names: dict[str, str]) -> dict[str, str]:
         have = ", ".join(self._schema.names) or "none"
@@ -164,33 +151,13 @@ class ParquetLog(Reading):
         if listed and not self.knows_candidates():
             raise BadLog(f"{self.name}: it is not known what could have been shown; give n_actions, or log candidates")
         wanted = self._wanted(needs)
-        first = 1
-        carried: pa.Table | None = None
-        for file in self._files:
-            with self._opened(file) as opened:
-                parts = opened.iter_batches(batch_size=ROWS, columns=wanted)
-                while True:
-                    try:
-                        part = next(parts, None)
-                    except (pa.ArrowException, OSError) as error:
-                        raise BadLog(f"{file} cannot be read to its end ({_first_line(error)})") from None
-                    if part is None:
-                        break
-                    table = pa.Table.from_batches([part])
-                    if carried is not None:
-                        table = pa.concat_tables([carried, table], promote_options="permissive")
-                    table, carried = self._whole_events(table)
-                    if table.num_rows:
-                        batch = self._batch(table, first, needs)
-                        first += table.num_rows
-                        self._done = first - 1
-                        if batch is not None:
-                            yield batch
-        if carried is not None and carried.num_rows:
-            batch = self._batch(carried, first, needs)
-            self._done = self._size
-            if batch is not None:
-                yield batch
+        event = self._roles.get("event")
+        for which in self._mine:
+            for first, table in rows_of(self._stretches, which, wanted, event):
+                batch = self._batch(table, first, needs)
+                self._done = min(self._done + table.num_rows, self._size)
+                if batch is not None:
+                    yield batch
 
     def _wanted(self, needs: Needs) -> list[str]:
         roles = set(ROLES) - {"slot"}
@@ -205,14 +172,6 @@ class ParquetLog(Reading):
         names = {self._roles[role] for role in roles if role in self._roles}
         names |= {name for name in (*needs.fields, *needs.columns) if name in self._schema.names}
         return [name for name in self._schema.names if name in names]
-
-    def _whole_events(self, table: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-        """(the events that certainly end here, the rows of the last one, which may go on)."""
-        if "event" not in self._roles:
-            return table, None
-        begin = np.flatnonzero(changes(table[self._roles["event"]]))
-        last = int(begin[-1])
-        return table.slice(0, last), table.slice(last)
 
     def _batch(self, table: pa.Table, first: int, needs: Needs) -> Batch | None:
         n_rows = table.num_rows
@@ -370,7 +329,3 @@ class ParquetLog(Reading):
             self._tally.broken(f"row {batch.place[event]}", reason)
         keep = np.setdiff1d(np.arange(batch.n), events)
         return taken(batch, keep) if len(keep) else None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

@@ -14,7 +14,7 @@ import pytest
 
 from replay.errors import BadLog
 from replay.events import Needs, item_key
-from replay.readers import open_log, parquet
+from replay.readers import open_log, parquet_rows
 from tests.replay.logs import whole
 
 
@@ -67,7 +67,7 @@ def test_columns_can_be_named(tmp_path):
 
 
 def test_feeds_are_consecutive_rows_also_across_batches_and_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "ROWS", 3)
+    monkeypatch.setattr(parquet_rows, "ROWS", 3)
     folder = tmp_path / "logs"
     folder.mkdir()
     n = 20
