@@ -100,7 +100,6 @@ class _Worker:
             self.process.kill()
             self.process.join()
         code = self.process.exitcode or 0
-        self.process.close()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
