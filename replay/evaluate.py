@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="policies: logged, uniform, caller, feed:MODEL, greedy:MODEL, epsilon:MODEL, softmax:MODEL,\n"
         "squarecb:MODEL, table:FILE, column:NAME, propensities:FILE, vw:ARGS, python:MODULE:FUNCTION;\n"
         "see docs/evaluating.md\n\n"
-        "exit status: 0 answered, 3 refused (for every policy), 2 bad input",
+        "exit status: 0 answered, 3 refused (for every policy), 2 bad input, or workers that die again and again",
     )
     add = parser.add_argument
     # fmt: off
@@ -63,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit status: 0 answered (for one policy at least), 3 refused, 2 bad input."""
+    """Exit status: 0 answered (for one policy at least), 3 refused, 2 bad input or lost workers."""
     try:
         if arguments.html is not None and not arguments.html.absolute().parent.is_dir():
             raise BadQuestion(f"the page cannot be written to {arguments.html}: there is no such directory")

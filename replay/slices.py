@@ -75,7 +75,8 @@ class Slices:
     @property
     def sums(self) -> dict[str, Sums]:
         """By value; ``REST`` for those that are not kept apart."""
-        return self._apart if self._rest is None else {**self._apart, REST: self._rest}
+        apart = dict(sorted(self._apart.items()))
+        return apart if self._rest is None else {**apart, REST: self._rest}
 
 
 def _together(parts: list[Sums | None]) -> Sums:

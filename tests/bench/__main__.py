@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import doors, evaluation, http, learning, pages, ranking, storage
+from tests.bench import doors, evaluation, http, learning, pages, parts, ranking, storage
 from tests.bench.results import Result, table
 from tests.bench.session import QUICK, Scale, Session
 
@@ -35,6 +35,7 @@ GROUPS: dict[str, Callable[[Session], list[Result]]] = {
     "log": storage.log_bytes,
     "memory": storage.memory,
     **evaluation.GROUPS,
+    "parts": parts.parts,
 }
 
 

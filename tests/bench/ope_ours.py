@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from replay import evaluate, from_arrays
@@ -119,6 +122,24 @@ def parquet(path: str, target: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "base_mb": base_mb, "events": answer.log.events}
 
 
+def parts(folder: str, by: str) -> dict[str, Any]:
+    """Three policies over a folder of files, by day and by country.
+
+    :param by: ``one`` or ``two`` processes, or a Dask scheduler's address
+    """
+    how: dict[str, Any] = {"one": {}, "two": {"workers": 2}}.get(by, {"dask": by})
+    policies = {"new": "column:target", "other": "column:other", "logged": "logged"}
+    options: dict[str, Any] = {"reward_range": (0.0, 1.0), "slices": ("country",), **how}
+    files = sorted(Path(folder).iterdir())
+    evaluate(files[:1] if by == "one" else files[:4], policies, **options)
+    Path(folder).with_suffix(".asked").touch()
+    started = time.perf_counter()
+    answer = evaluate(files, policies, **options)
+    seconds = time.perf_counter() - started
+    bits = msgspec.json.encode(msgspec.structs.replace(answer, seconds=0.0))
+    return {"seconds": seconds, "answer": hashlib.sha256(bits).hexdigest()}
+
+
 def dsjson(path: str, model: str) -> dict[str, Any]:
     """Epsilon-greedy by a VW model over a dsjson log."""
     started = time.perf_counter()
@@ -168,7 +189,7 @@ def learning_native(path: str, arguments: str) -> dict[str, Any]:
 
 
 FILES: dict[str, Callable[[str, str], dict[str, Any]]] = {
-    "parquet": parquet, "dsjson": dsjson, "dsjson_python": dsjson_python,
+    "parquet": parquet, "parts": parts, "dsjson": dsjson, "dsjson_python": dsjson_python,
     "learning": learning, "learning_native": learning_native,
 }  # fmt: skip
 

@@ -40,6 +40,8 @@ class Scale(NamedTuple):
     n_ope_slates: int = 20_000
     n_ope_rows: int = 10_000_000
     n_ope_lines: int = 100_000
+    n_part_rows: int = 125_000
+    part_repetitions: int = 5
 
 
 QUICK = Scale(
@@ -64,6 +66,8 @@ QUICK = Scale(
     n_ope_slates=500,
     n_ope_rows=200_000,
     n_ope_lines=2_000,
+    n_part_rows=4_000,
+    part_repetitions=1,
 )
 
 

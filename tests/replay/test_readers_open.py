@@ -83,6 +83,22 @@ def test_a_directory_of_several_logs_names_them(tmp_path):
     assert kind_of(tmp_path / "x") == "dsjson"
 
 
+def test_several_files_are_one_log_if_they_are_of_one_kind(tmp_path):
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_bytes(LINE)
+    log = open_log([tmp_path / "b.json", tmp_path / "a.json"])
+    assert log.name == f"{tmp_path / 'b.json'} and 1 more"
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(BadLog, match=r"a.json is dsjson and .*c.parquet is parquet"):
+        open_log([tmp_path / "a.json", tmp_path / "c.parquet"])
+    with pytest.raises(BadLog, match=r"a.json is named twice"):
+        open_log([tmp_path / "a.json", tmp_path / "a.json"])
+    with pytest.raises(BadLog, match="of which one is read at a time"):
+        open_log([obd_written(tmp_path), tmp_path], kind="obd")
+    with pytest.raises(BadLog, match="there is no log"):
+        open_log([])
+
+
 def test_kinds_options_and_formulas_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "log.json"
     path.write_bytes(LINE)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from replay.errors import BadLog
 from replay.events import Needs, item_key
 from replay.readers import open_log, parquet_rows
-from tests.replay.logs import whole
+from replay.readers.ragged import joined
+from tests.replay.logs import same, whole
 
 
 def written(path, name="log.parquet", group=None, **columns):
@@ -83,6 +88,32 @@ def test_feeds_are_consecutive_rows_also_across_batches_and_files(tmp_path, monk
     assert batch.reward.tolist() == columns["reward"].tolist()
     assert batch.place.tolist() == [1, 2, 6, 8, 9, 12, 13, 14, 16, 20]
     assert log.is_of_feeds()
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20),
+    cuts=st.lists(st.integers(0, 60), max_size=5),
+    group=st.integers(1, 9),
+    stretch=st.integers(1, 20),
+)
+def test_parts_hold_every_event_once_and_whole_however_files_are_cut(tmp_path, lengths, cuts, group, stretch):
+    n = sum(lengths)
+    columns = plain(n, event_id=np.repeat(np.arange(len(lengths)), lengths), n_actions=np.full(n, 3))
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet_rows, "STRETCH", stretch)
+        patch.setattr(parquet_rows, "ROWS", 4)
+        for k, rows in enumerate(np.split(np.arange(n), sorted(min(cut, n) for cut in cuts))):
+            part = {name: column[rows] for name, column in columns.items()}
+            written(Path(folder), f"{k}.parquet", group=group, **part)
+        log: Any = open_log(folder)
+        batches = [batch for part in log.parts() for batch in part.batches(Needs())]
+        assert sum(part.size() for part in log.parts()) == n
+        batch = joined(batches)
+        same(batch, whole(log, Needs()), "starts", "place", "reward", "viewer")
+        assert np.diff(batch.starts).tolist() == lengths
+        assert batch.reward.tolist() == columns["reward"].tolist()
+        assert batch.place.tolist() == (np.cumsum(lengths) - lengths + 1).tolist()
 
 
 def test_candidates_in_lists_are_what_could_have_been_shown(tmp_path):

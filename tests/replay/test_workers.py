@@ -53,8 +53,9 @@ def parquet_folder(folder: Path, *, n: int = 200, files: int = 6) -> Path:
     rng = np.random.default_rng(7)
     folder.mkdir()
     for k in range(files):
+        reward = rng.random(n) * 0.1 + (rng.random(n) < 0.3)
         table = {
-            "reward": rng.random(n) * 0.1 + (rng.random(n) < 0.3),
+            "reward": reward,
             "propensity": np.full(n, 0.25),
             "action": rng.integers(0, 4, n),
             "n_actions": np.full(n, 4),
@@ -64,7 +65,7 @@ def parquet_folder(folder: Path, *, n: int = 200, files: int = 6) -> Path:
             "time": 1.7e9 + (k * n + np.arange(n)) * 1_000.0,
         }
         if k == 4:
-            table["reward"][3] = np.nan
+            reward[3] = np.nan
         pq.write_table(pa.table(table), folder / f"{k}.parquet", row_group_size=80)
     return folder
 
