@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from replay.collected import Collected
-from replay.crews import AHEAD, ATTEMPTS, Board, Task, lost, work
+from replay.crews import AHEAD, Board, Task, lost, work
 from replay.errors import BadQuestion, WorkerLost
 
 CONNECT_S: Final = 10.0
@@ -117,7 +117,12 @@ class Cluster:
         if future.status == "error":
             error = future.exception()
             if isinstance(error, self._dask.KilledWorker):
-                raise lost(task, f"Dask gave it up after {ATTEMPTS} more")
+                raise lost(task, "Dask gave it up")
+            if isinstance(error, ImportError):
+                raise BadQuestion(
+                    f"a Dask worker cannot load what it is to do ({error}); it needs feed-bandit[replay,replay-dask], "
+                    "of the same version as the one who asks"
+                )
             raise error
         found: Collected = future.result()
         future.release()
