@@ -9,8 +9,7 @@ from collections.abc import Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from replay.collected import Collected
-from replay.crews import AHEAD, Board, Task, lost, work
+from replay.crews import AHEAD, Board, Done, Task, lost, work
 from replay.errors import BadQuestion, WorkerLost
 
 CONNECT_S: Final = 10.0
@@ -39,7 +38,7 @@ class Cluster:
         self._dask: Any = distributed
         self._address = address
 
-    def run(self, sent: bytes, tasks: Sequence[Task]) -> Generator[tuple[int, Collected], None, None]:
+    def run(self, sent: bytes, tasks: Sequence[Task]) -> Generator[tuple[int, Done], None, None]:
         """See `Crew.run`."""
         with self._client() as client:
             n_threads = self._wait_for_workers(client)
@@ -51,7 +50,7 @@ class Cluster:
 
     def _run(
         self, client: Any, there: Any, tasks: Sequence[Task], board: Board, n_threads: int
-    ) -> Generator[tuple[int, Collected], None, None]:
+    ) -> Generator[tuple[int, Done], None, None]:
         doing: dict[Any, int] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
         while not board.finished:
@@ -107,7 +106,7 @@ class Cluster:
                 return ended.get(timeout=_POLL_S)
             self._wait_for_workers(client)
 
-    def _result(self, future: Any, task: Task) -> Collected | None:
+    def _result(self, future: Any, task: Task) -> Done | None:
         """None if it is to be done again.
 
         :raises WorkerLost: its workers died again and again
@@ -119,11 +118,11 @@ class Cluster:
             if isinstance(error, self._dask.KilledWorker):
                 raise lost(task, "Dask gave it up")
             if isinstance(error, ImportError):
-                raise BadQuestion(
+                return BadQuestion(
                     f"a Dask worker cannot load what it is to do ({error}); it needs feed-bandit[replay,replay-dask], "
                     "of the same version as the one who asks"
                 )
-            raise error
-        found: Collected = future.result()
+            return error if isinstance(error, Exception) else RuntimeError(f"a Dask worker stopped: {error!r}")
+        found: Done = future.result()
         future.release()
         return found

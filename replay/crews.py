@@ -55,15 +55,18 @@ class Sent(NamedTuple):
     version: str
 
 
+Done = Collected | Exception
+"""What became of a task."""
+
+
 class Crew(Protocol):
     """Does tasks elsewhere."""
 
-    def run(self, sent: bytes, tasks: Sequence[Task]) -> Generator[tuple[int, Collected], None, None]:
-        """(place of the task, what was collected) of each, as they are done.
+    def run(self, sent: bytes, tasks: Sequence[Task]) -> Generator[tuple[int, Done], None, None]:
+        """(place of the task, what was collected or went wrong) of each, as they are done.
 
         :param sent: see :func:`packed`
         :raises WorkerLost: a task's workers die again and again, or there are no workers
-        :raises BadLog, BadPolicy, BadQuestion: as the task says; of several the one of the earliest task is not certain
         """
         ...
 
@@ -186,6 +189,7 @@ def collect_by(
 
     :param fresh: the policies as they were before they were prepared, see :func:`packed_policies`
     :raises WorkerLost: see `Crew.run`
+    :raises BadLog, BadPolicy, BadQuestion: of several parts with something wrong, about the first
     """
     parts = parts_of(question.log)
     along = [place for place, policy in enumerate(policies) if is_along(policy)]
@@ -195,22 +199,30 @@ def collect_by(
     tasks += [Task(others, (k,)) for k in every if others]
     sizes = [sum(parts[k].size() for k in task.parts) for task in tasks]
     collected = Collected(slates=question.slates)
-    held: dict[int, Collected] = {}
+    held: dict[int, Done] = {}
     following, done = len(along), 0
     with closing(crew.run(packed(question, fresh), tasks)) as results:
         for place, found in results:
             held[place] = found
+            if place < len(along):
+                _sound(found)
             while following in held:
-                collected = collected.merge(held.pop(following))
+                collected = collected.merge(_sound(held.pop(following)))
                 following += 1
             done += sizes[place]
             progress(done, sum(sizes))
     if not others:
-        collected = held[0]
+        collected = _sound(held[0])
     for place in range(len(along)):
-        collected.policies |= held[place].policies
+        collected.policies |= _sound(held[place]).policies
     absorb(question.log, collected)
     return collected
+
+
+def _sound(done: Done) -> Collected:
+    if isinstance(done, Exception):
+        raise done
+    return done
 
 
 class Board:

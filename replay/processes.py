@@ -11,8 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
-from replay.collected import Collected
-from replay.crews import AHEAD, Board, Task, work
+from replay.crews import AHEAD, Board, Done, Task, work
 
 # Forked from a process that has loaded all this once and has no threads.
 _CONTEXT: Final = get_context("forkserver")
@@ -28,7 +27,7 @@ class Processes:
     def __init__(self, n: int) -> None:
         self._n = n
 
-    def run(self, sent: bytes, tasks: Sequence[Task]) -> Generator[tuple[int, Collected], None, None]:
+    def run(self, sent: bytes, tasks: Sequence[Task]) -> Generator[tuple[int, Done], None, None]:
         """See `Crew.run`."""
         _CONTEXT.set_forkserver_preload([__name__, "replay.readers.parquet", "replay.readers.dsjson"])
         board = Board(tasks, ahead=AHEAD * self._n)
@@ -49,6 +48,7 @@ class Processes:
                         board.died(place, how)
                         workers[i] = _Worker(sent)
                         continue
+                    workers[i].place = None
                     board.done(place)
                     if (following := board.take()) is not None:
                         workers[i].give(following, tasks[following])
@@ -76,15 +76,11 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.pipe.send(task)
 
-    def take(self) -> Collected:
+    def take(self) -> Done:
         """
         :raises EOFError, OSError: the process is gone
         """
-        found = self.pipe.recv()
-        self.place = None
-        if isinstance(found, BaseException):
-            raise found
-        assert isinstance(found, Collected)
+        found: Done = self.pipe.recv()
         return found
 
     def stop(self) -> None:
@@ -125,7 +121,7 @@ def _serve(pipe: Connection[Any, Task], sent: bytes) -> None:
             task = pipe.recv()
         except (EOFError, OSError):
             return
-        found: Any
+        found: Done
         try:
             found = work(sent, task)
         except Exception as error:
