@@ -18,16 +18,12 @@ from replay.answer import version_here
 from replay.collect import Question, Told, absorb, collect_parts, nobody, parts_of
 from replay.collected import Collected
 from replay.errors import BadPolicy, BadQuestion, WorkerLost
-from replay.events import Log, Policy
+from replay.events import Policy
 
 ATTEMPTS: Final = 3
 """So many workers may die of a task before it is given up."""
 AHEAD: Final = 4
 """Parts that each worker may be ahead of the first one that is not done: all that waits to be merged is in memory."""
-
-
-READ_ELSEWHERE: Final = ("parquet", "dsjson", "obd")
-"""Kinds of log that are files, which any process can read."""
 
 
 class Task(NamedTuple):
@@ -144,37 +140,6 @@ def work(sent: bytes, task: Task) -> Collected:
         for place in task.policies:
             opened.forget(place)
     return collected
-
-
-def crew_of(log: Log, workers: int, dask: str | None) -> Crew | None:
-    """Who is asked for; None: this process alone.
-
-    :raises BadQuestion: they cannot be had, or cannot read this log
-    """
-    if workers < 1:
-        raise BadQuestion(f"{workers} workers are too few; 1 is this process alone")
-    if workers > 1 and dask is not None:
-        raise BadQuestion(f"{workers} workers and a Dask cluster were asked for; a cluster has as many as it has")
-    if workers == 1 and dask is None:
-        return None
-    if log.kind not in READ_ELSEWHERE:
-        raise BadQuestion(
-            f"{log.name} is read by one process alone: it is {log.kind}, and workers read files of "
-            f"{', '.join(READ_ELSEWHERE)}; "
-            + (
-                "what a service knew at each decision is worked out along its log; convert it to Parquet, or ask "
-                "without workers"
-                if log.kind == "service"
-                else "ask without workers"
-            )
-        )
-    if dask is not None:
-        from replay.cluster import Cluster
-
-        return Cluster(dask)
-    from replay.processes import Processes
-
-    return Processes(workers)
 
 
 def is_along(policy: Policy) -> bool:

@@ -9,13 +9,15 @@ from typing import Any, Final
 
 from replay import disagreement
 from replay.answer import Options, answer, no_events
+from replay.cluster import Cluster
 from replay.collect import Predictor, collect, question_of
 from replay.collected import Asked
-from replay.crews import collect_by, crew_of, is_along, packed_policies
+from replay.crews import Crew, collect_by, is_along, packed_policies
 from replay.errors import BadPolicy, BadQuestion
 from replay.estimators import FAMILIES, Estimator, parse_estimator
 from replay.events import Log, Needs, Policy
 from replay.policies import as_policy
+from replay.processes import Processes
 from replay.readers import open_log
 from replay.results import Evaluation
 from replay.reward_model import RewardModel
@@ -30,6 +32,10 @@ PRIMARY: Final = {  # by (slates, with a reward model)
     (True, False): "snrips",
     (True, True): "cascade_dr",
 }
+
+
+READ_ELSEWHERE: Final = ("parquet", "dsjson", "obd")
+"""Kinds of log that are files, which any process can read."""
 
 
 def evaluate(
@@ -87,6 +93,31 @@ def evaluate(
         question = question_of(opened, targets, terms, slates=slates, model=model)
         collected = collect_by(crew, question, targets, fresh, progress)
     return answer(opened, collected, targets, asked, seconds=time.monotonic() - started)
+
+
+def crew_of(log: Log, workers: int, dask: str | None) -> Crew | None:
+    """Who is asked for; None: this process alone.
+
+    :raises BadQuestion: they cannot be had, or cannot read this log
+    """
+    if workers < 1:
+        raise BadQuestion(f"{workers} workers are too few; 1 is this process alone")
+    if workers > 1 and dask is not None:
+        raise BadQuestion(f"{workers} workers and a Dask cluster were asked for; a cluster has as many as it has")
+    if workers == 1 and dask is None:
+        return None
+    if log.kind not in READ_ELSEWHERE:
+        raise BadQuestion(
+            f"{log.name} is read by one process alone: it is {log.kind}, and workers read files of "
+            f"{', '.join(READ_ELSEWHERE)}; "
+            + (
+                "what a service knew at each decision is worked out along its log; convert it to Parquet, or ask "
+                "without workers"
+                if log.kind == "service"
+                else "ask without workers"
+            )
+        )
+    return Processes(workers) if dask is None else Cluster(dask)
 
 
 def named(policies: Mapping[str, Any] | Iterable[Any]) -> list[Policy]:

@@ -48,6 +48,8 @@ def asked(level: str) -> list[Requirement]:
     wanted = [*PROJECT["dependencies"], *PYPROJECT["build-system"]["requires"]]
     for extra in LEVELS[1 : LEVELS.index(level) + 1]:
         wanted += extras[extra]
+    if level == "dev":  # The tests of replay on a cluster need it; those who only replay do not.
+        wanted += extras["replay-dask"]
     return [Requirement(each) for each in wanted]
 
 

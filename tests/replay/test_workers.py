@@ -256,8 +256,9 @@ def test_ctrl_c_stops_all(folder: Path) -> None:
     give_up_at = time.monotonic() + 60
     while not Path(f"{slow}.on").exists() and time.monotonic() < give_up_at:
         time.sleep(0.05)
+    assert Path(f"{slow}.on").exists()
     os.killpg(child.pid, signal.SIGINT)
-    _, said = child.communicate(timeout=30)
+    _, said = child.communicate(timeout=50)
     assert child.returncode == 130
     assert "Traceback" not in said
     give_up_at = time.monotonic() + 10
