@@ -79,8 +79,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     line = {"_label_cost": -1, "_label_probability": 0.5, "_labelIndex": 0, "c": actions}
     (folder / "log.dsjson").write_text(json.dumps(line) + "\n")
     (folder / "logs").mkdir()
-    for name in ("1.json", "2.json"):
-        (folder / "logs" / name).write_text(json.dumps(line) + "\n")
+    for name, cost in (("1.json", -1), ("2.json", 0)):
+        (folder / "logs" / name).write_text(json.dumps({**line, "_label_cost": cost}) + "\n")
     with RunningService(folder / "data", publish_ms=50) as service:
         videos = [{"id": f"v{n}", "features": {"length_s": 10 * n, "creator": f"c{n}"}} for n in range(1, 7)]
         service.call("PUT", "/v1/items", {"items": videos})
