@@ -39,6 +39,7 @@ from bandit.store.data import DataDirectory
 from bandit.store.log import EventLog
 from bandit.store.reading import ReadOnlyLog
 from bandit.store.statistics import put_user
+from bandit.store.tallies import settle
 from replay.__main__ import main
 from replay.rebuild import NotALog, rebuild
 from tests.conftest import Clock, Loop
@@ -519,7 +520,7 @@ def test_a_log_from_before_statistics_is_counted_from_its_beginning(loop: Loop) 
         "UPDATE log SET user = NULL",
         "UPDATE log SET kind = 'tick', payload = '{}' WHERE kind IN ('epoch', 'user')",
         "UPDATE log SET payload = json_remove(payload, '$.statistics') WHERE kind = 'decision'",
-        *(f"DELETE FROM {table}" for table in ("epochs", "tallies", "viewers", "attribute_names")),
+        *(f"DELETE FROM {table}" for table in ("epochs", "tallies", "unsettled_tallies", "viewers", "attribute_names")),
     ):
         alter(path, sql)
     loop.trainer = Trainer(loop.data, clock=loop.clock)
@@ -528,6 +529,7 @@ def test_a_log_from_before_statistics_is_counted_from_its_beginning(loop: Loop) 
     result = rebuild(path)
     assert (result.epoch_mismatch, result.mismatch) == (None, None)
     assert result.epochs > 3
+    settle(loop.data.log)
     rows = loop.data.log.query("SELECT shown FROM tallies")
     # Four of each of fifty feeds, of before and after.
     connection = sqlite3.connect(path / "log.db")

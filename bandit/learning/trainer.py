@@ -49,10 +49,13 @@ from bandit.store.models import (
 )
 from bandit.store.serving import append_hold, kept_models, last_hold
 from bandit.store.statistics import StoredEpoch, all_tallies, append_epoch, newest_epoch, own_tallies, stored_viewer
+from bandit.store.tallies import settle
 
 IDLE_S = 0.02
 STATE_EVERY_S = 1.0
 CHECKPOINT_EVERY_S = 2.0
+# What is settled meanwhile is read by every worker that meets a new candidate.
+SETTLE_EVERY_S = 2.0
 # Without anything learned, a publish still moves the point from which a restart has to read.
 IDLE_PUBLISH_S = 60.0
 # Erasures that are asked for at about the same time share a base.
@@ -94,7 +97,7 @@ class Trainer:
         self._accepted = False
         # What the newest publish says of where to read from; 0 until there is one that can be served.
         self._published_from = 0
-        self._last_state = self._last_tick = self._last_checkpoint = self._last_look = clock()
+        self._last_state = self._last_tick = self._last_checkpoint = self._last_settled = self._last_look = clock()
         self._last_publish = self._last_epoch = self._last_erasure = self._last_look_back = float("-inf")
         self._keeper = Housekeeper(data)
         # What was begun goes on before anything is read: a base says how the log looks without it.
@@ -210,6 +213,9 @@ class Trainer:
             self._write_state(now)
         if not rows:
             self._let_time_pass(now)
+        if self._passed(self._last_settled, SETTLE_EVERY_S):
+            self._last_settled = now
+            settle(self._log)
         if self._passed(self._last_checkpoint, CHECKPOINT_EVERY_S):
             self._last_checkpoint = now
             self._log.checkpoint()

@@ -41,22 +41,22 @@ MAX_KEPT_VIEWERS: Final = 20_000
 
 Tally = list[float]
 _NOTHING: Final = (0.0,) * TALLY_WIDTH
-# A key and its tally as the digest reads them: little-endian int64 and float64; the other without TIMED and STAYED.
-_PACKED: Final = struct.Struct(f"<q{TALLY_WIDTH}d").pack
+#: A key and its tally: little-endian int64 and float64.
+PACKED_TALLY: Final = struct.Struct(f"<q{TALLY_WIDTH}d")
 _PACKED_UNTIMED: Final = struct.Struct(f"<q{TALLY_WIDTH - 2}d").pack
 
 
 class ChangedStatistics(NamedTuple):
     """What changed in statistics since they were last stored.
 
-    :ivar tallies: (key, *tally), keys ascending
+    :ivar tallies: each as `PACKED_TALLY`, keys ascending
     :ivar own: (label, key, *tally) of the arms that learn apart, in order
     :ivar viewers: (id, `Viewer.encode`), in order of ids
     :ivar names: (key, (attribute, value)) of what was met for the first time, for people
     :ivar arms: labels of those that learn apart
     """
 
-    tallies: list[tuple[Any, ...]]
+    tallies: bytes
     own: list[tuple[Any, ...]]
     viewers: list[tuple[str, bytes]]
     names: list[tuple[int, tuple[str, str]]]
@@ -65,9 +65,9 @@ class ChangedStatistics(NamedTuple):
     def digest(self, before: str) -> str:
         """Of all of it, chained to the digest before; BLAKE2b-128, hex."""
         state = hashlib.blake2b(before.encode(), digest_size=16)
-        state.update(b"".join(starmap(_packed, self.tallies)))
+        state.update(b"".join(starmap(_digested, PACKED_TALLY.iter_unpack(self.tallies))))
         for label, *tally in self.own:
-            state.update(label.encode() + b"\0" + _packed(*tally))
+            state.update(label.encode() + b"\0" + _digested(*tally))
         for user, body in self.viewers:
             state.update(user.encode() + b"\0" + body)
         return state.hexdigest()
@@ -172,7 +172,7 @@ class Statistics:
     def changes(self) -> ChangedStatistics:
         """What changed since `clean`."""
         return ChangedStatistics(
-            [(key, *self.tally(key)) for key in self.changed_tallies()],
+            b"".join(PACKED_TALLY.pack(key, *self.tally(key)) for key in self.changed_tallies()),
             [(label, key, *self.own_tally(label, key)) for label, key in self.changed_own()],
             [(user, self.viewer(user).encode()) for user in sorted(self.changed_viewers)],
             sorted(self._new_names.items()),
@@ -300,9 +300,9 @@ class Statistics:
         return [self._items[slot.version] for slot in slots]
 
 
-def _packed(key: int, *tally: float) -> bytes:
+def _digested(key: int, *tally: float) -> bytes:
     """As it is digested. Where nothing is known of who stayed, as before that was counted: older epochs are matched."""
-    return _PACKED(key, *tally) if tally[TIMED] else _PACKED_UNTIMED(key, *tally[:TIMED], tally[OFFERED])
+    return PACKED_TALLY.pack(key, *tally) if tally[TIMED] else _PACKED_UNTIMED(key, *tally[:TIMED], tally[OFFERED])
 
 
 def _add(tally: Tally, counted: Counted, item: ItemAttributes, signals: Mapping[str, float], half_life: float) -> None:

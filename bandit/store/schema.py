@@ -425,3 +425,9 @@ def m016_stayed(db: Database) -> None:
     for table in ("tallies", "arm_tallies"):
         for column in ("timed", "stayed"):
             db.execute(f"ALTER TABLE {table} ADD COLUMN {column} REAL NOT NULL DEFAULT 0")
+
+
+@migrations()
+def m017_unsettled_tallies(db: Database) -> None:
+    """What epochs changed, packed; see `bandit.store.tallies`."""
+    db.execute("CREATE TABLE unsettled_tallies (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, body BLOB NOT NULL)")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import Final, NamedTuple
 
 import msgspec
 
 from bandit import records
-from bandit.statistics.folding import TALLY_WIDTH, ChangedStatistics, Tally
+from bandit.statistics.folding import REWARD, SEEN, SHOWN, TALLY_WIDTH, ChangedStatistics, Tally
 from bandit.store.log import EventLog, LogRow, Txn
+from bandit.store.tallies import TALLY, append_tallies, put_over, unsettled_tallies
 
 # Of one viewer, so many records since what was published of them are read; the newest count.
 MAX_OWN_ROWS = 200
@@ -18,8 +19,9 @@ MAX_OWN_ROWS = 200
 MOST_FORGOTTEN = 500
 
 _LOGGED = "SELECT pos, CAST(payload AS BLOB) FROM log WHERE kind = 'epoch' AND pos > ? AND pos <= ?"
-_TALLY = "shown, seen, reward, watched, completion, negative, first_at, timed, stayed, offered"
 _VALUES = ", ".join("?" * TALLY_WIDTH)
+# In rows of something else, what a tally has more values than they.
+_NONE = ", ".join("0" * (TALLY_WIDTH - 2))
 
 
 class StoredEpoch(NamedTuple):
@@ -80,12 +82,9 @@ def append_epoch(txn: Txn, changes: ChangedStatistics, epoch: StoredEpoch) -> No
     """Log that the statistics hold everything up to a position, and let workers read what changed."""
     txn.append("epoch", records.encode(records.Epoch(position=epoch.position, digest=epoch.digest)))
     txn.execute("INSERT OR REPLACE INTO epochs (position, at, digest) VALUES (?, ?, ?)", epoch)
+    append_tallies(txn, epoch.position, changes.tallies)
     txn.executemany(
-        f"INSERT OR REPLACE INTO tallies (epoch, key, {_TALLY}) VALUES ({epoch.position:d}, ?, {_VALUES})",
-        changes.tallies,
-    )
-    txn.executemany(
-        f"INSERT OR REPLACE INTO arm_tallies (epoch, label, key, {_TALLY})"
+        f"INSERT OR REPLACE INTO arm_tallies (epoch, label, key, {TALLY})"
         f" VALUES ({epoch.position:d}, ?, ?, {_VALUES})",
         changes.own,
     )
@@ -106,13 +105,20 @@ def append_epoch(txn: Txn, changes: ChangedStatistics, epoch: StoredEpoch) -> No
 
 def all_tallies(log: EventLog) -> dict[int, Tally]:
     """Every tally by key, as of the newest epoch."""
-    return {row[0]: list(row[1:]) for row in log.query(f"SELECT key, {_TALLY} FROM tallies")}
+    sql = (
+        f"SELECT 1, key, {TALLY} FROM tallies"
+        f" UNION ALL SELECT 2, id, position, body, {_NONE} FROM unsettled_tallies"
+    )
+    rows = log.query(sql)
+    tallies = {row[1]: list(row[2:]) for row in rows if row[0] == 1}
+    put_over(tallies, [(row[1], row[2], row[3]) for row in rows if row[0] == 2])
+    return tallies
 
 
 def own_tallies(log: EventLog) -> dict[str, dict[int, Tally]]:
     """Those of arms that learn apart by label, as of the newest epoch; of ended ones too, as long as they are there."""
     found: dict[str, dict[int, Tally]] = {}
-    for label, key, *tally in log.query(f"SELECT label, key, {_TALLY} FROM arm_tallies"):
+    for label, key, *tally in log.query(f"SELECT label, key, {TALLY} FROM arm_tallies"):
         found.setdefault(label, {})[key] = tally
     return found
 
@@ -139,27 +145,28 @@ def changed_tallies(
     """
     wanted = msgspec.json.encode(list(keys)).decode()
     sql = (
-        "SELECT * FROM (SELECT NULL, -1 AS key, position, at, digest, 0, 0, 0, 0, 0, 0, 0 FROM epochs"
+        f"SELECT * FROM (SELECT 0, NULL, position, at, digest, {_NONE} FROM epochs"
         " ORDER BY position DESC LIMIT 1)"
-        f" UNION ALL SELECT NULL, key, {_TALLY} FROM tallies WHERE epoch > ?"
-        f" UNION ALL SELECT NULL, key, {_TALLY} FROM tallies WHERE key IN (SELECT value FROM json_each(?))"
+        f" UNION ALL SELECT 1, NULL, key, {TALLY} FROM tallies WHERE epoch > ?"
+        f" UNION ALL SELECT 1, NULL, key, {TALLY} FROM tallies WHERE key IN (SELECT value FROM json_each(?))"
+        f" UNION ALL SELECT 2, NULL, id, position, body, {_NONE} FROM unsettled_tallies"
+        " WHERE position > ? OR ?"
     )
-    parameters: list[str | int] = [after, wanted]
+    parameters: list[str | int] = [after, wanted, after, len(keys)]
     for label, since in (labels or {}).items():
         sql += (
-            f" UNION ALL SELECT label, key, {_TALLY} FROM arm_tallies WHERE label = ? AND epoch > ?"
-            f" UNION ALL SELECT label, key, {_TALLY} FROM arm_tallies WHERE label = ?"
+            f" UNION ALL SELECT 3, label, key, {TALLY} FROM arm_tallies WHERE label = ? AND epoch > ?"
+            f" UNION ALL SELECT 3, label, key, {TALLY} FROM arm_tallies WHERE label = ?"
             " AND key IN (SELECT value FROM json_each(?))"
         )
         parameters += [label, since, label, wanted]
     rows = log.query(sql, parameters)
-    if not rows:
+    if not rows or rows[0][0] != 0:
         return Changed(NO_EPOCH, {}, {})
-    return Changed(
-        StoredEpoch._make(rows[0][2:5]),
-        {row[1]: list(row[2:]) for row in rows[1:] if row[0] is None},
-        {(row[0], row[1]): list(row[2:]) for row in rows[1:] if row[0] is not None},
-    )
+    tallies = {row[2]: list(row[3:]) for row in rows if row[0] == 1}
+    put_over(tallies, [(row[2], row[3], row[4]) for row in rows if row[0] == 2], after=after, keys=keys)
+    own = {(row[1], row[2]): list(row[3:]) for row in rows if row[0] == 3}
+    return Changed(StoredEpoch._make(rows[0][2:5]), tallies, own)
 
 
 def stored_viewer(log: EventLog, user: str) -> StoredViewer | None:
@@ -207,8 +214,11 @@ class TopItem(NamedTuple):
     tally: Tally
 
 
-#: What items can be put in order by.
-ORDERS: Final = {"shown": "shown", "earned": "reward / seen"}
+#: What items can be put in order by: in SQL, and of a tally.
+ORDERS: Final[Mapping[str, tuple[str, Callable[[Tally], float]]]] = {
+    "shown": ("shown", lambda tally: tally[SHOWN]),
+    "earned": ("reward / seen", lambda tally: tally[REWARD] / tally[SEEN]),
+}
 
 
 def top_items(log: EventLog, *, by: str, limit: int, least_seen: float = 0.0) -> list[TopItem]:
@@ -217,12 +227,19 @@ def top_items(log: EventLog, *, by: str, limit: int, least_seen: float = 0.0) ->
     :param by: of `ORDERS`
     :param least_seen: items that were seen less are left out; above 0 where they are ordered by what they earn
     """
+    in_sql, of_tally = ORDERS[by]
+    newer: dict[int, Tally] = {}
+    put_over(newer, unsettled_tallies(log))
     rows = log.query(
-        f"SELECT key, {_TALLY} FROM tallies WHERE shown > 0 AND seen >= ? ORDER BY {ORDERS[by]} DESC, key LIMIT ?",
-        (least_seen, limit),
+        f"SELECT key, {TALLY} FROM tallies WHERE shown > 0 AND seen >= ?"
+        f" AND key NOT IN (SELECT value FROM json_each(?)) ORDER BY {in_sql} DESC, key LIMIT ?",
+        (least_seen, msgspec.json.encode(list(newer)).decode(), limit),
     )
-    names = names_of(log, [row[0] for row in rows])
-    return [TopItem(names[row[0]][1], list(row[1:])) for row in rows if names.get(row[0], ("",))[0] == "item"]
+    found = {row[0]: list(row[1:]) for row in rows}
+    found |= {key: tally for key, tally in newer.items() if tally[SHOWN] > 0.0 and tally[SEEN] >= least_seen}
+    top = sorted(found, key=lambda key: (-of_tally(found[key]), key))[:limit]
+    names = names_of(log, top)
+    return [TopItem(names[key][1], found[key]) for key in top if names.get(key, ("",))[0] == "item"]
 
 
 def put_user(txn: Txn, record: records.UserRecord) -> int:
