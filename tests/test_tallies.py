@@ -109,7 +109,7 @@ def test_no_transaction_of_it_is_long(data: DataDirectory, monkeypatch: pytest.M
 
     monkeypatch.setattr(module, "_put", counted)
     settle(data.log)
-    assert parts == [module.SETTLED_AT_ONCE] * 4
+    assert parts == [module.SETTLED_AT_ONCE] * 10
 
 
 @pytest.mark.parametrize("settled", [False, True])
