@@ -194,7 +194,7 @@ class Config(Struct, forbid_unknown_fields=True):
     explain: bool = False
     exploration: Exploration = msgspec.field(default_factory=Exploration)
     watch: WatchTable = msgspec.field(default_factory=WatchTable)
-    stayed_s: Annotated[float, Meta(ge=0, le=3_600)] = 7.0
+    stayed_s: Annotated[float, Meta(ge=0, le=3_600)] = 0.0
     guard: Guard = msgspec.field(default_factory=Guard)
     mode: Literal["serve", "apprentice"] = "serve"
     experiment: Experiment | None = None

@@ -313,6 +313,7 @@ def test_tastes_move_a_viewers_own_feed(api: Api, loop: Loop, clock: Clock) -> N
 
 
 def test_whether_a_viewer_stayed_is_what_the_last_report_says(api: Api, loop: Loop) -> None:
+    configure(api, stayed_s=7)
     ids = put(api)
     ranking = rank(api, ids)
     first, second = (slot["id"] for slot in ranking["ranking"][:2])
