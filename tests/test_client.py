@@ -314,7 +314,7 @@ def test_what_json_cannot_say_is_said_at_once(client: Client, value: Any) -> Non
 def test_many_threads_may_share_it(client: Client, stub: Stub) -> None:
     def work(name: int) -> None:
         for k in range(40):
-            client.feedback(client.rank(FEED, event_id=f"{name}-{k}").event_id, SEEN)
+            client.feedback(client.rank(FEED, event_id=f"{name}-{k}", deadline_s=30.0).event_id, SEEN)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
     for one in threads:
