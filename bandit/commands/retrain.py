@@ -48,17 +48,18 @@ def _retrain(path: Path) -> int:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[DataDirectory]:
+def alone(path: Path, vw: str = "auto") -> Iterator[DataDirectory]:
     """A data directory that no service uses meanwhile, with all erasures carried out.
 
-    :raises InvalidSetting: it is no data directory of a service
+    :param vw: as the setting
+    :raises InvalidSetting: it is no data directory of a service, or was begun with other VW arguments
     :raises DataDirectoryInUse: a service or a trainer holds it
     """
     check_data(path)
     locks = [hold_directory(Settings(path))]
     try:
         locks.append(hold_trainer_lock(path))
-        data = DataDirectory(Settings(path))
+        data = DataDirectory(Settings(path, vw=vw))
         try:
             if unfinished(data.log):
                 _carry_out_erasures(data)

@@ -52,9 +52,7 @@ def _warm_start(logs: Sequence[Path], path: Path, vw: str, teach: Teach) -> int:
         make_directory(path)
         DataDirectory(Settings(path, vw=vw)).close()
     told: list[Taught] = []
-    with alone(path) as data:
-        # Refuses other arguments than those that it was begun with.
-        DataDirectory(Settings(path, vw=vw)).close()
+    with alone(path, vw) as data:
         configs = all_configs(data.log)
         document = configs[max(configs)].document
 

@@ -167,7 +167,7 @@ class _Open:
 
     __slots__ = (
         "activated", "altered", "arm", "closes", "config", "counted", "door", "event_id", "items", "n_shown", "pos",
-        "stayed", "taught", "ts", "user",
+        "taught", "ts", "user",
     )  # fmt: skip
 
     def __init__(
@@ -185,10 +185,8 @@ class _Open:
         self.closes = closes
         self.items: dict[str, _ItemState] | None = None
         self.taught: set[int] | None = None
-        # By slot: the reward that statistics have counted.
-        self.counted: dict[int, float] | None = None
-        # The same, whether the viewer stayed.
-        self.stayed: dict[int, float | None] | None = None
+        # By slot: what statistics have counted.
+        self.counted: dict[int, Counted] | None = None
         self.n_shown: int | None = None
         self.altered = False
 
@@ -196,7 +194,8 @@ class _Open:
         return Joined(self.pos, self.event_id, self.activated, self.altered)
 
     def ended(self) -> Ended:
-        return Ended(self.pos, self.items is not None, self.activated, self.altered, self.counted or {})
+        earned = {place: counted.reward for place, counted in (self.counted or {}).items()}
+        return Ended(self.pos, self.items is not None, self.activated, self.altered, earned)
 
 
 class _Header(msgspec.Struct):
@@ -498,12 +497,11 @@ class Fold:
         self, decision: _Open, place: int, slot: Slot, ts: float, reward: float, signals: Mapping[str, float],
         length_s: float,
     ) -> None:  # fmt: skip
-        if decision.counted is None or decision.stayed is None:
-            decision.counted, decision.stayed = {}, {}
-        earned = decision.counted.get(place)
-        before = None if earned is None else Counted(earned, decision.stayed[place])
+        if decision.counted is None:
+            decision.counted = {}
+        before = decision.counted.get(place)
         outcome = Counted(reward, stayed(signals, length_s, self._config_of(decision).document.stayed_s))
-        decision.counted[place], decision.stayed[place] = outcome
+        decision.counted[place] = outcome
         if self.observing:
             assert self._observer is not None
             self._observer.seen(decision.user, slot, ts, outcome, before, signals, self._label(decision))

@@ -69,7 +69,7 @@ def settle(log: EventLog) -> int:
     newest: dict[int, tuple[Any, ...]] = {}
     for _, position, body in sorted(unsettled):
         newest.update((key, (key, position, *tally)) for key, *tally in PACKED_TALLY.iter_unpack(body))
-    rows = [newest[key] for key in sorted(newest)]
+    rows = sorted(newest.values())
     for start in range(0, len(rows), SETTLED_AT_ONCE):
         part = rows[start : start + SETTLED_AT_ONCE]
         log.append(lambda txn, part=part: _put(txn, part))  # type: ignore[misc]
